@@ -1,0 +1,228 @@
+"""
+ppo.py: proximal policy optimisation of a language model against any reward, not far from rho.
+
+Papers: Ziegler et al. 2019, section 2, eq. 2, and 2.2; Schulman et al. 2017 (PPO), 2016 (GAE).
+In:  rho, a plain function score(x, y) -> (B,), queries         Out: a policy pi
+Not here: where the score comes from (reward.py), what it is good for (rlhf.py).
+
+Letters: B batch, Q query tokens, T response tokens; x query, y response; beta the price of one nat
+of KL(pi, rho) in units of reward. Every (B, T) column t belongs to the response's token t.
+
+Deleted here: an entropy bonus and gradient clipping (neither is in the released code), the
+discount (gamma is 1 in both), a padding mask (all T tokens are real, see period_rule).
+"""
+
+import copy
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn as nn
+
+from gpt import Complaint, sample, score_tokens
+
+
+class Policy(nn.Module):
+    """pi and its value function on one trunk, as in the released code; the value starts at 0."""
+
+    def __init__(self, rho):
+        super().__init__()
+        self.trunk = copy.deepcopy(rho)
+        self.value = nn.Linear(rho.shape["width"], 1)
+        nn.init.zeros_(self.value.weight)
+        nn.init.zeros_(self.value.bias)
+
+
+# --- the mathematics: functions of tensors --------------------------------------------------------
+
+def penalised_reward(score, logp, logp_rho, beta):
+    """Eq. 2, R(x, y) = r(x, y) - beta log(pi(y|x) / rho(y|x)), paid one token at a time.
+
+    score (B,), logp and logp_rho (B, T) -> (B, T); r(x, y) arrives with the last token."""
+    reward = -beta * (logp - logp_rho)                                             # (B, T)
+    reward[:, -1] += score
+    return reward
+
+
+def whiten(a, keep_mean=False):
+    """a over its standard deviation, with mean 0 or, where asked, its own mean. Any shape.
+
+    Released code: the population's variance, and 1e-8 inside the root."""
+    white = (a - a.mean()) * torch.rsqrt(a.var(unbiased=False) + 1e-8)
+    return white + a.mean() if keep_mean else white
+
+
+def gae(reward, value, lam):
+    """Generalised advantage estimation (Schulman et al. 2016, eq. 16) at gamma = 1.
+
+    reward, value (B, T) -> advantage (B, T): A_t = delta_t + lam A_{t+1}, where
+    delta_t = reward_t + V_{t+1} - V_t. The episode ends after T, so V_T = A_T = 0."""
+    advantage = torch.zeros_like(reward)
+    next_value = next_advantage = torch.zeros_like(reward[:, 0])
+    for t in reversed(range(reward.size(1))):
+        delta = reward[:, t] + next_value - value[:, t]
+        next_advantage = advantage[:, t] = delta + lam * next_advantage
+        next_value = value[:, t]
+    return advantage
+
+
+def policy_loss(logp, old_logp, advantage, clip):
+    """PPO's clipped objective (Schulman et al. 2017, eq. 7), negated. (B, T) each -> loss, share cut.
+
+    The worse of two: the ratio as it is, and the ratio held to 1 - clip .. 1 + clip. So there is
+    nothing to gain from moving a token's probability further than that, and all of it to lose."""
+    ratio = torch.exp(logp - old_logp)                                             # (B, T)
+    plain = -advantage * ratio
+    clipped = -advantage * ratio.clamp(1 - clip, 1 + clip)
+    return torch.maximum(plain, clipped).mean(), (clipped > plain).float().mean()
+
+
+def value_loss(value, old_value, returns, clip):
+    """Half the squared error, of the value or of the value held near the old one: the worse."""
+    held = old_value + (value - old_value).clamp(-clip, clip)
+    return 0.5 * torch.maximum((value - returns) ** 2, (held - returns) ** 2).mean()
+
+
+def next_beta(beta, kl, target, gain):
+    """Section 2.2: e = clip((KL - target) / target, -.2, .2), and beta grows by the factor 1 + K e.
+
+    kl, target: nats per response. gain: K."""
+    error = min(0.2, max(-0.2, (kl - target) / target))
+    return beta * (1 + gain * error)
+
+
+# --- the period rule ------------------------------------------------------------------------------
+
+def truncate(y, period, after):
+    """Where a response is cut: after its first period at or beyond position `after`, from 0.
+
+    y (B, T) -> length (B,), found (B,). Where there is no such period the length is T."""
+    B, T = y.shape
+    at = torch.arange(T, device=y.device).expand(B, T)
+    end = torch.where((y == period) & (at >= after), at, T).amin(dim=1)            # (B,)
+    return (end + 1).clamp(max=T), end < T
+
+
+def period_rule(r, period, after, penalty=-1.0):
+    """The paper's score: r of the truncated response, or -1 where it could not be truncated.
+
+    r(tokens (B, Q + T), length (B,)) -> (B,). Attention is causal, so what stands behind the
+    period need not be erased for r: the rest of the sequence still pays its KL (released code)."""
+    def score(x, y):
+        length, found = truncate(y, period, after)
+        return torch.where(found, r(torch.cat([x, y], dim=1), x.size(1) + length), penalty)
+    return score
+
+
+def sample_finished(model, x, T, temperature, period, after, size=1024, tries=200):
+    """Responses as people are shown them: sampled again until each can be cut (paper, table 2).
+
+    x (B, Q) -> y (B, T), length (B,). At most `size` rows at a time."""
+    ys, lengths = [], []
+    for rows in x.split(size):
+        y, _, _ = sample(model, rows, T, temperature)
+        for _ in range(tries):
+            length, found = truncate(y, period, after)
+            if found.all():
+                break
+            y[~found] = sample(model, rows[~found], T, temperature)[0]
+        else:
+            raise Complaint(f"{int((~found).sum())} of {len(y)} responses have no period between "
+                            f"tokens {after} and {T} in {tries} tries: the model needs more training, "
+                            "or a longer response")
+        ys.append(y)
+        lengths.append(length)
+    return torch.cat(ys), torch.cat(lengths)
+
+
+# --- the limit ------------------------------------------------------------------------------------
+
+def optimal_policy(scores, beta):
+    """What pi_opt(y|x) ~ rho(y|x) exp(r(x, y) / beta) reaches (section 3.1.1), no policy trained.
+
+    scores (P, n): r of n samples of rho for each of P queries. -> reward, KL in nats, effective
+    sample size. Samples reweighted by w ~ exp(r / beta): KL = E_w[log(n w)], ESS = 1 / sum w^2.
+    Neither can be trusted where the ESS is small: KL cannot exceed log n, and both come too low."""
+    log_w = (scores / beta).log_softmax(dim=1)                                     # (P, n)
+    w = log_w.exp()
+    return ((w * scores).sum(1).mean().item(),
+            (w * (log_w + math.log(scores.size(1)))).sum(1).mean().item(),
+            (1 / (w ** 2).sum(1)).mean().item())
+
+
+# --- PPO ------------------------------------------------------------------------------------------
+
+class Rollout(NamedTuple):
+    """One batch of episodes, as the policy that sampled it saw them."""
+    x: torch.Tensor              # (B, Q)
+    y: torch.Tensor              # (B, T)
+    logp: torch.Tensor           # (B, T)  log pi(y_t | x, y_<t)
+    logp_rho: torch.Tensor       # (B, T)  the same of rho, which is never trained
+    value: torch.Tensor          # (B, T)
+    score: torch.Tensor          # (B,)    r(x, y)
+
+
+@torch.no_grad()
+def rollout(pi, rho, score, x, T, temperature):
+    """Sample a response to each query, ask rho how likely it was, and have it scored."""
+    y, logp, h = sample(pi.trunk, x, T, temperature)
+    logp_rho, _ = score_tokens(rho, x, y, temperature)
+    return Rollout(x, y, logp, logp_rho, pi.value(h)[..., 0], score(x, y))
+
+
+def targets(batch, beta, lam):
+    """What a batch asks for: the advantages, and the returns that the values should have been.
+
+    Released code: rewards are divided by their deviation, their mean kept; advantages whitened."""
+    reward = penalised_reward(batch.score, batch.logp, batch.logp_rho, beta)
+    reward = whiten(reward, keep_mean=True)
+    advantage = gae(reward, batch.value, lam)
+    return whiten(advantage), advantage + batch.value
+
+
+def improve(pi, optimiser, batch, advantage, returns, temperature, clip, vf_coef):
+    """One Adam step on a minibatch of rows. Returns what was seen before the step, as numbers."""
+    logp, h = score_tokens(pi.trunk, batch.x, batch.y, temperature)                # (B, T)
+    value = pi.value(h)[..., 0]                                                    # (B, T)
+    loss_pi, cut = policy_loss(logp, batch.logp, advantage, clip)
+    loss_v = value_loss(value, batch.value, returns, clip)
+    loss = loss_pi + vf_coef * loss_v
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    optimiser.step()
+    return {"policy_loss": loss_pi.item(), "value_loss": loss_v.item(), "clip_fraction": cut.item(),
+            "approx_kl": 0.5 * ((logp - batch.logp) ** 2).mean().item()}
+
+
+def ppo(pi, rho, score, draw, *, episodes, batch_size, response, temperature, lr, epochs=4,
+        minibatches=1, clip=0.2, lam=0.95, vf_coef=0.1, beta=0.15, kl_target=None, gain=0.1):
+    """Improve pi in place; yields a dict of measurements after each batch of episodes.
+
+    draw(B) -> x (B, Q), queries of one length. score(x (B, Q), y (B, T)) -> (B,). kl_target: nats
+    per response, or None for a fixed beta. The rate falls linearly to 0 over the updates."""
+    optimiser = torch.optim.Adam(pi.parameters(), lr=lr, eps=1e-5, fused=True)
+    updates = -(-episodes // batch_size)
+    for update in range(updates):
+        for group in optimiser.param_groups:
+            group["lr"] = lr * (1 - update / updates)
+        batch = rollout(pi, rho, score, draw(batch_size), response, temperature)
+        advantage, returns = targets(batch, beta, lam)
+        steps = []
+        for _ in range(epochs):
+            order = torch.randperm(batch_size, device=batch.x.device)
+            for rows in order.chunk(minibatches):
+                part = Rollout(*(a[rows] for a in batch))
+                steps.append(improve(pi, optimiser, part, advantage[rows], returns[rows],
+                                     temperature, clip, vf_coef))
+        kl = (batch.logp - batch.logp_rho).sum(1).mean().item()      # nats per response, one sample
+        mean = batch.score.mean().item()
+        seen = {"episode": (update + 1) * batch_size, "score": mean, "kl": kl, "beta": beta,
+                "total": mean - beta * kl,
+                "explained_variance": 1 - ((returns - batch.value).var() / returns.var()).item(),
+                **{key: sum(s[key] for s in steps) / len(steps) for key in steps[0]}}
+        if not all(math.isfinite(v) for v in seen.values()):
+            raise Complaint(f"policy: update {update + 1} of {updates} is not finite ({seen}); "
+                            "a smaller --lr, or a look at the reward, is needed")
+        yield seen
+        if kl_target is not None:
+            beta = next_beta(beta, kl, kl_target, gain)

@@ -1,0 +1,481 @@
+"""
+rlhf.py: the whole experiment, from nothing to a policy that labelers prefer.
+
+Paper: Ziegler et al. 2019, "Fine-Tuning Language Models from Human Preferences", section 2's four
+steps on 3.1's tasks: a language model rho, labels of its samples, a reward r, a policy pi.
+
+    python rlhf.py                               sentiment, every stage
+    python rlhf.py --task descriptiveness        the paper's second style task
+    python rlhf.py --quick                       the same in miniature
+    python rlhf.py sample --prompt "Mara the baker came to the harbor one morning."
+
+In:  nothing, or --text and --labels     Out: a folder, out/<task>-seed<seed>/, see README.md
+A stage whose result is in the folder, made by the same settings, is not run again.
+"""
+
+import argparse
+import copy
+import hashlib
+import json
+import os
+import random
+import re
+import sys
+import time
+from collections import defaultdict
+from dataclasses import asdict, dataclass, field, fields, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+import gpt
+import reward
+import stories
+from gpt import Complaint
+from ppo import Policy, optimal_policy, period_rule, ppo, sample_finished, truncate
+
+STAGES = ["language_model", "labels", "reward_model", "policy", "evaluation"]
+
+
+def option(stage, default, text):
+    """A field of Config: the stage it first matters to, its default, and what --help says of it."""
+    return field(default=default, metadata={"stage": stage, "help": text})
+
+
+@dataclass
+class Config:
+    """Every setting. paper: the 774M runs. released: the released code, 124M. --help prints all."""
+    seed: int = option("language_model", 0, "of all chance in the run")
+    text: str = option("language_model", "", "a text file to learn from, instead of the stories")
+    passages: int = option("language_model", 20000, "stories to write: 70%% for rho, 10%% each for "
+                           "the queries of labels, of the policy and of the evaluation")
+    vocabulary: int = option("language_model", 1536, "tokens of the BPE; GPT-2: 50,257")
+    layers: int = option("language_model", 2, "paper: 36; released: 12")
+    heads: int = option("language_model", 4, "paper: 20; released: 12")
+    width: int = option("language_model", 128, "paper: 1280; released: 768")
+    query_min: int = option("language_model", 12, "tokens of the shortest query; paper: 32")
+    query_max: int = option("language_model", 24, "tokens of the longest query; paper: 64")
+    response: int = option("language_model", 24, "tokens of a response; paper and released: 24")
+    lm_steps: int = option("language_model", 1500, "steps of training rho")
+    lm_batch: int = option("language_model", 16, "windows a step")
+    lm_lr: float = option("language_model", 6e-3, "peak learning rate of rho")
+
+    task: str = option("labels", "sentiment", "what labelers like: sentiment or descriptiveness")
+    labels: str = option("labels", "", "a file of comparisons to use, instead of simulated labels")
+    n_labels: int = option("labels", 5000, "comparisons to train r on; a fifth as many are held out; "
+                           "paper: 5,000 and more; released: 4,992")
+    temperature: float = option("labels", 0.7, "divides the logits everywhere; paper and released: 0.7")
+    truncate_after: int = option("labels", 16, "a response is cut at its first period from this "
+                                 "position on; paper and released: 16")
+
+    reward_lr: float = option("reward_model", 5e-4, "falls to 0; paper: 1.77e-5; released: 5e-5")
+    reward_batch: int = option("reward_model", 32, "comparisons a step; paper: 8; released: 32")
+
+    episodes: int = option("policy", 12800, "paper: 2M; released: 1M")
+    batch: int = option("policy", 128, "episodes an update; paper: 1024; released: 512")
+    minibatches: int = option("policy", 1, "Adam steps an epoch; paper and released: 1")
+    epochs: int = option("policy", 4, "passes over each batch; paper and released: 4")
+    lr: float = option("policy", 5e-4, "falls to 0; paper: 1.41e-5; released: 1e-5")
+    kl_target: float = option("policy", 3.0, "nats per response, or 0 to keep beta as it is; paper: "
+                              "10 (sentiment), 6 (descriptiveness); released: 6")
+    beta: float = option("policy", 0.15, "first price of a nat, in units of reward; released: 0.15")
+    gain: float = option("policy", 0.1, "the controller's K per update; paper: 0.1; released: batch / "
+                         "10,000 episodes, 0.051")
+    clip: float = option("policy", 0.2, "of ratio and value; released: 0.2")
+    lam: float = option("policy", 0.95, "GAE's lambda; released: 0.95")
+    vf_coef: float = option("policy", 0.1, "weight of the value loss; released: 0.1")
+
+    evaluations: int = option("evaluation", 1024, "held-out queries of each evaluation; paper: 1024")
+    supervised_lr: float = option("evaluation", 5e-4, "of the baseline: rho tuned on the winners")
+    optimum_queries: int = option("evaluation", 64, "queries at which the optimal policy is estimated")
+    optimum_samples: int = option("evaluation", 512, "samples of rho for each of them")
+
+    device: str = option("run", "", "cpu, cuda or mps; the best one present if not given")
+    out: str = option("run", "", "folder of the run; out/<task>-seed<seed> if not given")
+
+
+QUICK = dict(passages=4000, lm_steps=250, n_labels=500, episodes=1280, evaluations=128,
+             optimum_queries=16, optimum_samples=128)
+
+
+# --- files, and what need not be made again -------------------------------------------------------
+
+def settings_of(cfg, stage):
+    """All settings that the stage's result depends on, files by their content."""
+    found = {}
+    for f in fields(cfg):
+        if f.metadata["stage"] in STAGES[:STAGES.index(stage) + 1]:
+            found[f.name] = value = getattr(cfg, f.name)
+            if f.name in ("text", "labels") and value:
+                found[f.name] = hashlib.sha256(read_bytes(value)).hexdigest()
+    return found
+
+
+def read_bytes(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def write_json(path, value):
+    gpt.write_whole(path, lambda name: open(name, "w").write(json.dumps(value, indent=1) + "\n"))
+
+
+def stage(cfg, name, artefact, make, load):
+    """The stage's result: loaded if it was made by these settings, else made and remembered.
+
+    Returns (result, seconds it took to make). make() writes the artefact."""
+    path, note = os.path.join(cfg.out, artefact), os.path.join(cfg.out, "config.json")
+    known = json.load(open(note)) if os.path.exists(note) else {"stages": {}}
+    wanted = settings_of(cfg, name)
+    if os.path.exists(path) and known["stages"].get(name, {}).get("settings") == wanted:
+        print(f"{name}: {path} was made by these settings, kept")
+        return load(path), known["stages"][name]["seconds"]
+    known["stages"].pop(name, None)
+    torch.manual_seed(1000 * cfg.seed + STAGES.index(name))
+    start = time.time()
+    make(path)
+    seconds = round(time.time() - start, 1)
+    known["config"] = asdict(cfg)
+    known["stages"][name] = {"settings": wanted, "seconds": seconds}
+    write_json(note, known)
+    return load(path), seconds
+
+
+def watch(name, steps, total, line):
+    """Pass the steps of a generator on, with a line of progress and the time left."""
+    start = shown = time.time()
+    terminal = sys.stdout.isatty()
+    for n, step in enumerate(steps, 1):
+        now = time.time()
+        if n == total or now - shown > (0.5 if terminal else 10):
+            left = (now - start) / n * (total - n)
+            text = f"{name}: {n}/{total} | {line(step)} | {left:.0f} s left"
+            print("\r" + text.ljust(99) if terminal else text, end="" if terminal else "\n", flush=True)
+            shown = now
+        yield step
+    if terminal:
+        print()
+
+
+# --- the data -------------------------------------------------------------------------------------
+
+def read_passages(cfg):
+    """The passages of the small world, or pages of 40 sentences of --text; in four parts."""
+    if cfg.text:
+        try:
+            text = " ".join(read_bytes(cfg.text).decode("utf-8-sig").split())
+        except UnicodeDecodeError as e:
+            raise Complaint(f"{cfg.text}: not a text in UTF-8 ({e.reason} at byte {e.start})") from None
+        sentences = re.split(r"(?<=\.) ", text)
+        passages = [" ".join(sentences[i:i + 40]) for i in range(0, len(sentences), 40)]
+    else:
+        rng = random.Random(cfg.seed)
+        passages = [stories.passage(rng) for _ in range(cfg.passages)]
+    n, tenth = len(passages), len(passages) // 10
+    cuts = [n - 3 * tenth, n - 2 * tenth, n - tenth, n]
+    return dict(zip(["train", "reward", "policy", "evaluation"],
+                    [passages[a:b] for a, b in zip([0] + cuts, cuts)]))
+
+
+def sentence_starts(ids, period):
+    return [0] + [i + 1 for i, token in enumerate(ids) if token == period]
+
+
+def cut_queries(passages, tokens, cfg, taken):
+    """All runs of whole sentences of a permitted length, none twice: {length: (n, length)}.
+
+    taken: a set of the queries of other parts, which this call adds its own to."""
+    queries = defaultdict(list)
+    for passage in passages:
+        ids = tokens.encode(passage)
+        starts = sentence_starts(ids, tokens.period)
+        for i, start in enumerate(starts):
+            for end in starts[i + 1:]:
+                query = tuple(ids[start:end])
+                if len(query) > cfg.query_max:
+                    break
+                if len(query) >= cfg.query_min and query not in taken:
+                    taken.add(query)
+                    queries[end - start].append(query)
+    return {length: torch.tensor(queries[length]) for length in sorted(queries)}
+
+
+def pick(queries, n):
+    """n different queries at random, all lengths in proportion: {length: (m, length)}."""
+    total = sum(map(len, queries.values()))
+    chosen = torch.randperm(total)[:n]
+    start, picked = 0, {}
+    for length, x in queries.items():
+        mine = chosen[(chosen >= start) & (chosen < start + len(x))] - start
+        start += len(x)
+        if len(mine):
+            picked[length] = x[mine]
+    return picked
+
+
+def draw_from(queries, device):
+    """The function draw(B): B queries of one length, each length as often as it occurs."""
+    weights = torch.tensor([float(len(x)) for x in queries.values()])
+    groups = list(queries.values())
+
+    def draw(B):
+        x = groups[int(torch.multinomial(weights, 1))]
+        return x[torch.randint(len(x), (B,))].to(device)
+    return draw
+
+
+# --- the stages -----------------------------------------------------------------------------------
+
+def train_language_model(cfg, parts, path):
+    """Step 0: rho, and the tokens it reads. Saved in `path`."""
+    tokens = gpt.Tokens(gpt.learn_bpe("\n".join(" " + p for p in parts["train"]), cfg.vocabulary))
+    rho = gpt.GPT(len(tokens.tokens), cfg.query_max + cfg.response, cfg.layers, cfg.heads,
+                  cfg.width).to(cfg.device)
+    T = rho.shape["context"]
+    stream, starts = windows_of(parts["train"], tokens, T)
+    batches = gpt.windows(stream, starts, cfg.lm_batch, T)
+    steps = gpt.fit("language model", rho, batches, cfg.lm_steps, cfg.lm_lr)
+    for _ in watch("language model", steps, cfg.lm_steps, lambda loss: f"loss {loss:.3f}"):
+        pass
+    gpt.save_model(path, rho, tokens=[t.decode("latin-1") for t in tokens.tokens])
+
+
+def windows_of(passages, tokens, T):
+    """The passages end to end (N,), and where a window of T + 1 tokens may start: at a sentence
+    of a passage that goes on for as long."""
+    ids = [tokens.encode(p) for p in passages]
+    starts, n = [], 0
+    for passage in ids:
+        starts += [n + s for s in sentence_starts(passage, tokens.period) if s + T < len(passage)]
+        n += len(passage)
+    if not starts:
+        raise Complaint(f"the text is too short: no window of {T + 1} tokens starts at a sentence")
+    return torch.tensor([t for passage in ids for t in passage]), torch.tensor(starts)
+
+
+def load_gpt(path, device):
+    """A GPT and its Tokens from a file written by save_model."""
+    saved = gpt.load_saved(path, device)
+    model = gpt.GPT(**saved["shape"]).to(device)
+    model.load_state_dict(saved["weights"])
+    return model.eval(), gpt.Tokens([t.encode("latin-1") for t in saved["tokens"]])
+
+
+@torch.no_grad()
+def language_model_results(rho, tokens, parts, cfg):
+    """Held-out loss per token, and that of a model that knows only how common each token is."""
+    T = rho.shape["context"]
+    stream, starts = windows_of(parts["evaluation"], tokens, T)
+    window = stream[starts[:2000, None] + torch.arange(T + 1)]
+    loss = np.mean([gpt.next_token_loss(rho, w[:, :-1].to(cfg.device), w[:, 1:].to(cfg.device)).item()
+                    for w in window.split(200)])
+    train, _ = windows_of(parts["train"], tokens, T)
+    count = torch.bincount(train, minlength=len(tokens.tokens)) + 1.0
+    unigram = -(count / count.sum()).log()[window[:, 1:]].mean().item()
+    return {"loss": float(loss), "unigram_loss": unigram}
+
+
+def collect_labels(cfg, rho, tokens, queries, path):
+    """Step 1: four samples of rho for each query, and which of them a labeler likes best."""
+    if cfg.labels:
+        gpt.write_whole(path, lambda name: open(name, "wb").write(read_bytes(cfg.labels)))
+        return
+    rng, questions = np.random.default_rng([cfg.seed, 1]), []
+    picked = pick(queries, cfg.n_labels + cfg.n_labels // 5)
+    groups = ((x, sample_finished(rho, x.to(cfg.device).repeat_interleave(4, dim=0), cfg.response,
+                                   cfg.temperature, tokens.period, cfg.truncate_after))
+              for x in picked.values())
+    for x, (y, length) in watch("labels", groups, len(picked), lambda g: f"{len(g[0])} queries"):
+        texts = [tokens.decode(ids[:n]) for ids, n in zip(y.tolist(), length.tolist())]
+        questions += [(tokens.decode(q), texts[4 * i:4 * i + 4]) for i, q in enumerate(x.tolist())]
+    order = rng.permutation(len(questions))
+    questions = [questions[i] for i in order]
+    p = stories.choice_probabilities(cfg.task, [samples for _, samples in questions])
+    best = stories.choose(p, rng)[:, 0]
+    lines = [reward.to_line(reward.Comparison(q, s, int(b))) for (q, s), b in zip(questions, best)]
+    gpt.write_whole(path, lambda name: open(name, "w", encoding="utf-8").writelines(lines))
+
+
+def split_labels(path):
+    """The comparisons to train on, and the last sixth, which is held out."""
+    comparisons = reward.read_comparisons(path)
+    held_out = len(comparisons) // 6
+    if not held_out:
+        raise Complaint(f"{path}: {len(comparisons)} comparisons are too few; 6 is the least")
+    return comparisons[:-held_out], comparisons[-held_out:]
+
+
+def label_results(cfg, comparisons):
+    """How often two labelers agree: by choice, and with the choice noise taken away."""
+    if cfg.labels:
+        return {"n": len(comparisons), "agreement": None, "source": cfg.labels}
+    questions = [c.samples for c in comparisons]
+    p, taste = (stories.choice_probabilities(cfg.task, questions, t) for t in (None, 1e-6))
+    return {"n": len(comparisons), "agreement": stories.agreement(p),
+            "agreement_without_noise": stories.agreement(taste), "source": "simulated labelers"}
+
+
+def train_reward_model(cfg, rho, tokens, comparisons, queries, path):
+    """Step 2: r, normalised on samples of rho before and after its one epoch (paper 2.2)."""
+    r = reward.RewardModel(rho)
+    samples, lengths = [], []
+    for x in pick(queries, 1024).values():
+        x = x.to(cfg.device)
+        y, _, _ = gpt.sample(rho, x, cfg.response, cfg.temperature)
+        lengths.append(x.size(1) + truncate(y, tokens.period, cfg.truncate_after)[0])
+        samples.append(F.pad(torch.cat([x, y], dim=1), (0, cfg.query_max - x.size(1))))
+    samples, lengths = torch.cat(samples), torch.cat(lengths)
+    reward.normalise(r, samples, lengths)
+    data, length = reward.to_tokens(comparisons, tokens.encode, rho.shape["context"])
+    best = torch.tensor([c.best for c in comparisons])
+    steps = reward.train_reward(r, data, length, best, lr=cfg.reward_lr, batch_size=cfg.reward_batch)
+    for _ in watch("reward_model", steps, -(-len(best) // cfg.reward_batch), "loss {:.3f}".format):
+        pass
+    reward.normalise(r, samples, lengths)
+    gpt.write_whole(path, lambda name: torch.save(r.state_dict(), name))
+
+
+def load_onto(module, path, device):
+    """The module with the weights that were saved at path."""
+    module.load_state_dict(gpt.load_saved(path, device))
+    return module.to(device)
+
+
+def reward_model_results(cfg, r, tokens, held_out):
+    """Accuracy and loss on comparisons never trained on, beside the best that anyone can reach."""
+    questions = [c.samples for c in held_out]
+    if cfg.labels:
+        p, limits = np.eye(4)[[c.best for c in held_out]], {"best_accuracy": None, "best_loss": None}
+    else:
+        p = stories.choice_probabilities(cfg.task, questions).mean(1)              # (n, 4)
+        limits = stories.limits(cfg.task, questions)
+    data, length = reward.to_tokens(held_out, tokens.encode, r.trunk.shape["context"])
+    seen = reward.judge(r, data.to(cfg.device), length.to(cfg.device),
+                        torch.tensor(p, dtype=torch.float32, device=cfg.device))
+    return {**seen, **limits, "n": len(held_out)}
+
+
+def train_policy(cfg, rho, score, queries, path):
+    """Step 3: pi, by PPO against r with the KL to rho priced; a line of metrics for each update."""
+    pi = Policy(rho)
+    updates = ppo(pi, rho, score, draw_from(queries, cfg.device), episodes=cfg.episodes,
+                  batch_size=cfg.batch, response=cfg.response, temperature=cfg.temperature, lr=cfg.lr,
+                  epochs=cfg.epochs, minibatches=cfg.minibatches, clip=cfg.clip, lam=cfg.lam,
+                  vf_coef=cfg.vf_coef, beta=cfg.beta, kl_target=cfg.kl_target or None, gain=cfg.gain)
+    show = "r {score:+.2f} | kl {kl:.2f} | beta {beta:.3f} | clip {clip_fraction:.1%}"
+    with open(os.path.join(cfg.out, "metrics.jsonl"), "w") as file:
+        for seen in watch("policy", updates, -(-cfg.episodes // cfg.batch), lambda s: show.format(**s)):
+            file.write(json.dumps(seen) + "\n")
+            file.flush()
+    gpt.write_whole(path, lambda name: torch.save(pi.state_dict(), name))
+
+
+# --- the evaluation -------------------------------------------------------------------------------
+
+@torch.no_grad()
+def measure(model, rho, score, queries, cfg):
+    """Mean reward and KL to rho of the model's responses to the queries (period rule included)."""
+    scores, kls = [], []
+    for x in queries.values():
+        x = x.to(cfg.device)
+        y, logp, _ = gpt.sample(model, x, cfg.response, cfg.temperature)
+        kls.append((logp - gpt.score_tokens(rho, x, y, cfg.temperature)[0]).sum(1))
+        scores.append(score(x, y))
+    return torch.cat(scores).mean().item(), torch.cat(kls).mean().item()
+
+
+@torch.no_grad()
+def optimum(rho, score, queries, cfg):
+    """The sampled frontier of section 3.1.1: rows of (beta, reward gained on rho, KL, ESS)."""
+    scores = []
+    for x in pick(queries, cfg.optimum_queries).values():
+        for row in x.to(cfg.device):
+            x_row = row.expand(cfg.optimum_samples, -1)
+            y, _, _ = gpt.sample(rho, x_row, cfg.response, cfg.temperature)
+            scores.append(score(x_row, y))
+    scores = torch.stack(scores).cpu().double()                                    # (P, n)
+    rows = []
+    for beta in np.geomspace(0.05, 20, 80)[::-1]:
+        gained, kl, ess = optimal_policy(scores, beta)
+        rows.append([float(beta), gained - scores.mean().item(), kl, ess])
+    return rows
+
+
+def supervised(cfg, rho, tokens, comparisons):
+    """The baseline: rho tuned, as a language model, on the responses that labelers liked best."""
+    model = copy.deepcopy(rho)
+    data, length = reward.to_tokens([reward.Comparison(c.query, [c.samples[c.best]], 0)
+                                     for c in comparisons], tokens.encode, rho.shape["context"])
+    data, length = data[:, 0], length[:, 0]                                        # (N, S), (N,)
+    prompt = torch.tensor([len(tokens.encode(c.query)) for c in comparisons])
+    at = torch.arange(1, data.size(1))
+    target = torch.where((at >= prompt[:, None]) & (at < length[:, None]), data[:, 1:], -100)
+    rows = torch.randperm(len(data)).split(32)
+    batches = ((data[i, :-1], target[i]) for i in rows)
+    for _ in gpt.fit("supervised", model, batches, len(rows), cfg.supervised_lr):
+        pass
+    return model
+
+
+def win_rate(cfg, model, other, queries, tokens):
+    """The paper's protocol (2.4): two responses of each in one four-way comparison, and the
+    majority of three labelers says whose it was. Also returns the texts of the first few."""
+    questions = []
+    for x in queries.values():
+        sides = []
+        for m in (model, other):
+            y, length = sample_finished(m, x.to(cfg.device).repeat_interleave(2, dim=0), cfg.response,
+                                        cfg.temperature, tokens.period, cfg.truncate_after)
+            sides.append([tokens.decode(ids[:n]) for ids, n in zip(y.tolist(), length.tolist())])
+        questions += [sides[0][i:i + 2] + sides[1][i:i + 2] for i in range(0, 2 * len(x), 2)]
+    p = stories.choice_probabilities(cfg.task, questions)
+    votes = stories.choose(p, np.random.default_rng([cfg.seed, 2]), people=3) < 2  # (n, 3)
+    won = votes.sum(1) >= 2
+    n = len(won)
+    return {"mean": float(won.mean()), "stderr": float(won.std() / n ** 0.5), "n": n}
+
+
+def evaluate(cfg, rho, r_score, pi, tokens, queries, comparisons, path):
+    """Reward, KL and win rates on held-out queries, and the limit that no policy can pass."""
+    picked = pick(queries, cfg.evaluations)
+    reached, kl = measure(pi.trunk, rho, r_score, picked, cfg)
+    zero_shot, _ = measure(rho, rho, r_score, picked, cfg)
+    frontier = optimum(rho, r_score, queries, cfg)
+    best = zero_shot + float(np.interp(kl, *zip(*[(k, gain) for _, gain, k, _ in frontier])))
+    ess = float(np.interp(kl, *zip(*[(k, n) for _, _, k, n in frontier])))
+    tuned = supervised(cfg, rho, tokens, comparisons)
+    win = {"zero_shot": win_rate(cfg, pi.trunk, rho, picked, tokens),
+           "supervised": win_rate(cfg, pi.trunk, tuned, picked, tokens),
+           "supervised_vs_zero_shot": win_rate(cfg, tuned, rho, picked, tokens)}
+    write_json(path, {"policy": {"kl": kl, "reward": reached, "optimal_reward": best,
+                                 "optimal_ess": ess, "zero_shot_reward": zero_shot},
+                      "win_rate": win, "frontier": frontier})
+
+
+def run(cfg):
+    os.makedirs(cfg.out, exist_ok=True)
+    parts = read_passages(cfg)
+    (rho, tokens), t0 = stage(cfg, "language_model", "rho.pt",
+        lambda path: train_language_model(cfg, parts, path), lambda path: load_gpt(path, cfg.device))
+    taken = set()
+    queries = {part: cut_queries(parts[part], tokens, cfg, taken) for part in ("evaluation", "reward", "policy")}
+    print({p:sum(map(len,q.values())) for p,q in queries.items()})
+    print(language_model_results(rho,tokens,parts,cfg), t0)
+    (train, held_out), t1 = stage(cfg, "labels", "labels.jsonl",
+        lambda path: collect_labels(cfg, rho, tokens, queries["reward"], path), split_labels)
+    print(label_results(cfg,train), t1)
+    r, t2 = stage(cfg, "reward_model", "reward.pt",
+        lambda path: train_reward_model(cfg, rho, tokens, train, queries["reward"], path),
+        lambda path: load_onto(reward.RewardModel(rho), path, cfg.device))
+    print(reward_model_results(cfg,r,tokens,held_out), t2)
+    score = period_rule(r, tokens.period, cfg.truncate_after)
+    pi, t3 = stage(cfg, "policy", "policy.pt",
+        lambda path: train_policy(cfg, rho, score, queries["policy"], path),
+        lambda path: load_onto(Policy(rho), path, cfg.device))
+    print(t3)
+    ev, t4 = stage(cfg, "evaluation", "evaluation.json",
+        lambda path: evaluate(cfg, rho, score, pi, tokens, queries["evaluation"], train, path),
+        lambda path: json.load(open(path)))
+    print({k:v for k,v in ev.items() if k!="frontier"}, t4)
+    for row in ev["frontier"][::8]: print(row)
