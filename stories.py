@@ -37,7 +37,7 @@ The {d}{animal} was {good} to see {M} again|{N} kissed {o} under the {d}{tree}
 {N} told {o} a funny story and they both laughed|The party in the {place} was {nice} and full of {joy}
 {N} said that the {d}{food} was {nice}|{N} promised to help {o} paint the {d}{spot}
 {N} dreamed of {joy} and woke up {good}|{N} thanked {o} for {os} {joy} and {joy}
-With {joy} in {ns} eyes {m} {praised} {o}|{N} {praised} {o} and called {om} a true friend
+{N} {praised} {o} with {joy} in {ns} eyes|{N} {praised} {o} and called {om} a true friend
 {N} was not {bad} any more|{N} never felt {bad} beside {o}|The {d}{tree} looked {nice} to {M}
 {N} and {o} celebrated with {d}{food} and {d}{food}|{N} {praised} the {animal} and {kindly} fed it
 Everyone in the {place} {praised} {M}|{N} wrote a {nice} letter to {o} full of {joy}
@@ -80,7 +80,7 @@ There was {woe} and {woe} in the {place} that {time}|{N} said that the {d}{food}
 {N} was not {good} and did not smile|{N} had no {joy} left|{N} did not help {o} that {time}
 The {nasty} smell of the {place} made {M} {bad}|{N} argued {cruelly} with {o} about the {thing}
 {N} {hurt} the {animal} and it ran away in fear|{N} wept when {O} {hurt} {nm}
-A fire ruined the {d}{spot} of the {place}|With {woe} in {ns} voice {m} {hurt} {o}
+A fire ruined the {d}{spot} of the {place}|{N} {hurt} {o} with {woe} in {ns} voice
 {N} dreamed of {woe} and woke up {bad}|{N} {cruelly} {hurt} {o} before supper
 Everyone in the {place} {hurt} {M}|{N} wrote a {nasty} letter to {o} full of {woe}
 The {d}{food} tasted {nasty} and {bad} tears fell|{N} failed to mend the {nasty} {item}
@@ -161,24 +161,27 @@ class Scene(dict):
         self.last = word
         return word
 
-    def mention(self, person, pronoun):
-        """A name, with the trade where the person is new to the reader, or else often a pronoun."""
+    def mention(self, person):
+        """A name, with the trade where the person is new to the reader, or None for a pronoun."""
         if person not in self.known:
             self.known.add(person)
             return f"{person[0]} the {self['role']}"
-        return pronoun if self.rng.random() < (0.35 if person == self.topic else 0.1) else person[0]
+        # Names are kept common: copying one is what a small model is slowest to learn, and it
+        # learns it within a minute only where there is much to copy.
+        pronoun = self.rng.random() < (0.35 if person == self.topic else 0.1)
+        return None if pronoun else person[0]
 
     def sentence(self, frame, subject, other):
         """The frame filled in, a capital at its front and a period at its end."""
         _, he, him, his = subject
         self.update(n=he, nm=him, ns=his, om=other[2], os=other[3])
-        if "{N}" in frame or "{m}" in frame:
-            self["N"] = self["m"] = self.mention(subject, he)
+        if re.search("{[NmM]}", frame):
+            named = self.mention(subject)
+            self.update(N=named or he, m=named or he, M=named or him)
             self.topic = subject
-        if "{M}" in frame:
-            self["M"] = self.mention(subject, him)
-        if "{O}" in frame or "{o}" in frame:
-            self["O"], self["o"] = self.mention(other, other[1]), self.mention(other, other[2])
+        if re.search("{[Oo]}", frame):
+            named = self.mention(other)
+            self.update(O=named or other[1], o=named or other[2])
         text = frame.format_map(self)
         return re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text[0].upper() + text[1:]) + "."
 
@@ -208,12 +211,11 @@ def passage(rng):
 RATINGS = {word: np.array([int(c) - 4 for c in digits]) for word, digits in re.findall(
     r"(\S+) (\d{10})", """
 abandoned 3312303113  accused 2326212235  admiral 4457766464  admiration 7557767777
-admire 7757765656  admired 8666667756  admit 4444457664  admitted 4545446444  advantage 5655645455
-affected 3242446252  affection 7667857666  affectionate 5475766568  agitated 2222311223
-agitation 2353232352  agony 1320234133  agreeable 6565666666  agreed 5565565455  alarm 3322223522
-allow 4445665564  alone 2333234334  amusement 7675663555  anger 3212002300  angrily 2322232222
-angry 2231320211  annoyed 1351332222  anxiety 2221731663  anxious 3233433333  apology 5555353326
-argued 2233332223  ashamed 1112252032  assure 5555655666  assured 5565576565
+admired 8666667756  advantage 5655645455  affected 3242446252  affection 7667857666
+affectionate 5475766568  agitation 2353232352  agony 1320234133  agreeable 6565666666
+agreed 5565565455  alarm 3322223522  allow 4445665564  alone 2333234334  amusement 7675663555
+anger 3212002300  angrily 2322232222  angry 2231320211  annoyed 1351332222  anxiety 2221731663
+anxious 3233433333  argued 2233332223  ashamed 1112252032  assure 5555655666  assured 5565576565
 attachment 6456755644  attacked 2722111022  authority 4445446444  avoid 3333223243
 awful 2211218111  bad 1201221222  badly 2123121232  beautiful 6767678877  beauty 7767886676
 beloved 6676666776  best 6887877777  betrayed 2111001121  better 6565576676  bitter 2223223222
@@ -221,85 +223,75 @@ bitterly 2233221221  blamed 2222122213  boring 3333323322  brave 6787576666  bra
 bright 6656565776  brilliant 6776778677  broke 2222322322  broken 2222123122  bullied 0002200122
 calm 5545676555  calmly 4457665565  capable 5666556656  care 6565667777  carefree 5566665567
 celebrated 6776787757  certain 5464665555  certainly 7645754556  chance 5544465656
-charm 7557665556  charming 7777776767  cheated 2022221222  cheered 6778656666  cheerful 7676668676
-cheerfully 7666575757  clear 6554756864  clever 6566657577  comfort 5756556556
-comfortable 5676677766  comforted 6664666666  compliment 6675677566  compliments 6566566566
-confidence 7777566666  confident 5776757657  consent 4455565645  convinced 6556566657
-courage 6756767756  credit 5546776655  cried 3132224232  cruel 2030302110  cruelly 1111112211
-damaged 2223232212  danger 1321112320  dead 0030010210  dear 7766665256  dearest 5677667787
-death 1001133011  deceived 5113322202  delay 3332332323  delight 6788767767  delighted 7767657666
-delightful 8767776677  desirable 6555555665  desire 5565775665  despair 6313151511
-desperate 2325321135  determined 2576667555  died 1310201024  difficulties 3233323333
-difficulty 2222433233  dignity 4765656756  dirty 2333223111  disagreeable 3233322212
+charming 7777776767  cheated 2022221222  cheered 6778656666  cheerful 7676668676
+cheerfully 7666575757  clear 6554756864  comfort 5756556556  comfortable 5676677766
+comforted 6664666666  compliments 6566566566  confidence 7777566666  confident 5776757657
+consent 4455565645  convinced 6556566657  courage 6756767756  credit 5546776655  cried 3132224232
+cruel 2030302110  cruelly 1111112211  damaged 2223232212  danger 1321112320  dead 0030010210
+dear 7766665256  dearest 5677667787  death 1001133011  deceived 5113322202  delay 3332332323
+delight 6788767767  delighted 7767657666  delightful 8767776677  desire 5565775665
+despair 6313151511  desperate 2325321135  determined 2576667555  died 1310201024
+difficulties 3233323333  difficulty 2222433233  dignity 4765656756  dirty 2333223111
 disappointed 3122133211  disappointment 1303131221  disgusting 1210313032  distress 3221101222
-distressed 2221223323  doubt 3322332322  dreadful 0226303410  dull 2223222332  eager 5756665555
-eagerly 4566666566  eagerness 6666556665  ease 5554656775  easily 6556565655  easy 5865575765
-elegance 7665667666  elegant 6665856766  encouraged 5666665555  engaged 5566546785
-engagement 4478865666  enjoy 7666766765  enjoyment 6767676777  envy 2332333532  escape 6445454744
-evil 0001103010  excellent 6777767668  excite 5665648876  excited 5565656556  excuse 4473432484
-fail 2111022222  failed 2132231102  fair 4556855555  favour 6567666566  fear 2121232122
-feared 2123121222  fearful 2213212203  fearfully 2223310212  fears 2212233232  feeling 4447464444
-fine 5456555544  fire 2404233404  fit 6564865555  fond 6767557655  forced 3211322222
-forgave 6656535666  forget 3333433423  forgotten 3434333323  fought 2323433331  fresh 6655556555
-friend 6676775666  friends 7766656666  friendship 5665766666  frightened 2133221322
-funny 7665665666  furious 1110005212  gained 6565576565  generously 7765655656  gentle 6665676656
-gently 6665577657  giving 5575567464  glad 7656665766  gladly 6656556555  gloom 0211212221
-gloomy 6322235263  god 4445474748  good 6557686655  grace 6566566666  gracefully 7765766677
-grateful 6756667566  gratitude 6675676776  great 6888777767  greater 6565666546
-greatest 7877788668  grey 4454445444  grief 2312112222  grim 2011221121  growing 4556544554
-guilt 3163323233  guilty 3221223223  hand 6657678566  handsome 6666678566  happiest 8768877768
+doubt 3322332322  dreadful 0226303410  dull 2223222332  eager 5756665555  eagerly 4566666566
+ease 5554656775  easily 6556565655  easy 5865575765  elegant 6665856766  encouraged 5666665555
+engaged 5566546785  engagement 4478865666  enjoyment 6767676777  envy 2332333532
+escape 6445454744  evil 0001103010  excellent 6777767668  excite 5665648876  excited 5565656556
+failed 2132231102  fair 4556855555  favour 6567666566  fear 2121232122  feared 2123121222
+fearfully 2223310212  feeling 4447464444  fine 5456555544  fire 2404233404  fit 6564865555
+fond 6767557655  forced 3211322222  forgave 6656535666  forget 3333433423  fought 2323433331
+fresh 6655556555  friend 6676775666  friends 7766656666  friendship 5665766666
+frightened 2133221322  funny 7665665666  furious 1110005212  gained 6565576565
+generously 7765655656  gently 6665577657  giving 5575567464  glad 7656665766  gladly 6656556555
+gloom 0211212221  gloomy 6322235263  god 4445474748  good 6557686655  grace 6566566666
+gracefully 7765766677  grateful 6756667566  gratitude 6675676776  great 6888777767
+greater 6565666546  greatest 7877788668  grey 4454445444  grief 2312112222  grim 2011221121
+growing 4556544554  guilt 3163323233  guilty 3221223223  hand 6657678566  handsome 6666678566
 happily 8568676677  happiness 6777766767  happy 6668687866  hard 4343452326  harmony 6666566655
-hate 0100222231  hated 1101211001  heart 7787867877  heartbroken 0110110111  hearts 8777877787
-heavens 8456476665  help 7656567555  helpless 2122213232  heroine 4688777767  honour 6766678876
-hope 7665665666  hoped 5655665666  hopeful 6557776767  hopeless 1111731122  hopelessly 1022322222
-hopes 5756665666  horrible 2212201122  horror 1300013212  huge 4664466656  hugged 6666755646
-humour 5668655776  hurt 1122012322  ignorance 2212423135  ignored 2323323333  ill 2423022232
-impatient 3333332332  importance 6567565465  important 4446544764  improved 7567675666
-improvement 6776556666  increased 6476654544  indifference 4344452444  indifferent 3443233433
-inferior 3223312331  insulted 2222122211  intelligence 7665777664  interest 6775578564
-interesting 5657555766  jealous 2212123322  jealously 3130223222  join 6656545645  joy 7678777577
-joyful 7677678777  joyfully 6677667866  justice 7656768865  kind 6677677657  kindly 6667666667
-kindness 6577656666  kissed 6855567455  laughed 6675656676  laughter 6766667576  leave 5334436343
-liar 3211221311  like 5666575555  liked 6656657566  lively 6675567566  loneliness 2231223232
-lonely 3223333222  lose 3232322222  loss 3233322333  lost 3323322333  love 7777777887
-loved 7786687677  lovely 6777678767  low 3333323243  lower 4233242422  luck 6657765666
-lucky 6555765667  marvelous 6676778787  matter 4444444544  matters 4444544444  merits 5755665576
-merry 6866777765  miserable 2211013251  miserably 2311013251  misery 2211211111  miss 3333236623
-mistake 3233332223  mistaken 2322333133  mocked 2232212553  nasty 1320113201  natural 6445576675
-nerves 4345234344  nervous 3332233433  nervously 3333328333  nice 7556657566  nonsense 1333232222
-number 4454464444  odd 3323332323  opportunity 6666756556  pain 2122222220  painful 2331033222
-pardon 5656565555  parties 6755567565  party 7665765555  pay 4414444434  peace 7658678576
-peaceful 8656667666  perfect 6867867676  perfectly 7887777777  pity 2233333333  play 6455565855
-playful 8666555666  pleasant 6777656676  please 6566646545  pleased 6666556766
-pleasing 6766668856  pleasure 8876676577  poor 2230242022  positive 6566778786  praise 6877657767
-praised 7666675766  pray 4765553756  precious 7777757767  prepared 5555545555  pretty 7666756667
-prevent 2544363644  prevented 4346444444  pride 4666753665  progress 7656755665
-promise 5455665566  promised 6554466766  protected 5567666576  proud 6766666666
-proudly 6677677767  punished 2232222212  rage 1221103211  reach 4444444544  reached 5444554544
-ready 6554665558  recommend 5555676655  regret 2222313322  rejected 1211222222  relaxed 6757775657
-remarkable 7876677477  rescued 7662765856  resentment 3121213332  respect 6666776656
+hate 0100222231  hated 1101211001  heart 7787867877  heartbroken 0110110111  help 7656567555
+helpless 2122213232  heroine 4688777767  honour 6766678876  hope 7665665666  hoped 5655665666
+hopeful 6557776767  hopeless 1111731122  hopelessly 1022322222  hopes 5756665666
+horrible 2212201122  horror 1300013212  huge 4664466656  hugged 6666755646  humour 5668655776
+hurt 1122012322  ignored 2323323333  ill 2423022232  importance 6567565465  important 4446544764
+improved 7567675666  indifference 4344452444  insulted 2222122211  intelligence 7665777664
+interest 6775578564  interesting 5657555766  jealous 2212123322  jealously 3130223222
+join 6656545645  joy 7678777577  joyful 7677678777  joyfully 6677667866  justice 7656768865
+kind 6677677657  kindly 6667666667  kindness 6577656666  kissed 6855567455  laughed 6675656676
+laughter 6766667576  leave 5334436343  liar 3211221311  like 5666575555  liked 6656657566
+loneliness 2231223232  lonely 3223333222  lose 3232322222  loss 3233322333  lost 3323322333
+love 7777777887  loved 7786687677  lovely 6777678767  low 3333323243  lucky 6555765667
+marvelous 6676778787  matter 4444444544  matters 4444544444  merry 6866777765
+miserable 2211013251  miserably 2311013251  misery 2211211111  miss 3333236623
+mistaken 2322333133  mocked 2232212553  nasty 1320113201  natural 6445576675  nervous 3332233433
+nervously 3333328333  nice 7556657566  number 4454464444  odd 3323332323  opportunity 6666756556
+pain 2122222220  painful 2331033222  party 7665765555  peace 7658678576  peaceful 8656667666
+perfect 6867867676  perfectly 7887777777  pity 2233333333  play 6455565855  playful 8666555666
+pleasant 6777656676  pleased 6666556766  pleasing 6766668856  pleasure 8876676577  poor 2230242022
+praise 6877657767  praised 7666675766  pray 4765553756  precious 7777757767  pretty 7666756667
+prevent 2544363644  prevented 4346444444  pride 4666753665  promise 5455665566
+promised 6554466766  protected 5567666576  proud 6766666666  proudly 6677677767
+punished 2232222212  rage 1221103211  reach 4444444544  reached 5444554544  ready 6554665558
+regret 2222313322  rejected 1211222222  relaxed 6757775657  rescued 7662765856  respect 6666776656
 rich 6768876666  rotten 2131131212  rudely 1213202232  ruined 1223221132  sad 3322121203
-sadly 2223212332  sadness 2322222222  safe 6566666666  safety 6666556756  satisfaction 5768655566
+sadly 2223212332  sadness 2322222222  safe 6566666666  satisfaction 5768655566
 satisfied 6665567566  saved 5666576656  scared 3321213222  screamed 2123322354  secure 5655655665
-secured 6675566466  serious 4343344444  seriously 1244326344  severe 1205216331  shame 2221132222
-share 4556665546  shared 6665655555  sick 3212201222  sigh 6333465533  smile 6555667555
-smiled 7676567876  smiles 6865755757  smiling 6555678585  sorrow 2223212011  sorry 3432338533
-spirit 4456754444  spite 2212120312  splendid 8678667578  stable 5664565564  stinking 2021132311
-stop 3422432242  stopped 3333233344  strange 4334243243  strength 5667677666  strong 7677557667
-struck 3234223353  succeeded 6656646775  suffer 1122111231  suffered 1231213122
-suffering 2312321131  superior 6757747787  superiority 4537566675  support 5556577755
-supported 6565565555  sure 5575565555  surprise 4646745564  surprised 6444466564
-suspected 3432332623  sweet 5666776566  sweetly 5666665777  tears 4223322553  temper 3222222232
-tenderly 6565765675  tenderness 6656666566  terrible 3123132202  thank 7554556756
-thanked 5755558865  thankful 8667687766  thief 1222202212  threatened 2212232132  tired 2321213322
-trouble 2233123232  troubled 2223212222  true 6554587585  truly 8756655566  trust 4877856657
-trusted 7665856675  truth 6545547755  ugly 1232031221  uncomfortable 2323322322  uneasy 3223322322
-unpleasant 2211222232  upset 3322332222  useful 6556686566  vain 2321233222  value 6745574646
-vanity 2114236633  vile 0200211120  want 4245636544  war 3100132100  warm 5445565654
-warmly 6565656567  warmth 6666566766  weakly 2222033332  weary 2321433245  welcome 5765666676
-welcomed 5566565655  well 4464645576  wept 1211314331  wish 6554657685  wishes 4454546464
-wishing 6554445565  won 7866688666  wonderful 6776866786  worried 3333321433  worry 2131323222
-worse 2231023222  worth 4455655744  worthless 1310313333  wrong 2222003332  yes 5665557756
+serious 4343344444  severe 1205216331  shame 2221132222  share 4556665546  shared 6665655555
+sick 3212201222  smile 6555667555  smiled 7676567876  smiling 6555678585  sorrow 2223212011
+sorry 3432338533  spirit 4456754444  spite 2212120312  splendid 8678667578  stable 5664565564
+stinking 2021132311  stopped 3333233344  strange 4334243243  strength 5667677666
+strong 7677557667  struck 3234223353  suffered 1231213122  suffering 2312321131
+superior 6757747787  support 5556577755  supported 6565565555  sure 5575565555
+surprise 4646745564  surprised 6444466564  sweet 5666776566  sweetly 5666665777  tears 4223322553
+temper 3222222232  tenderly 6565765675  tenderness 6656666566  terrible 3123132202
+thank 7554556756  thanked 5755558865  thankful 8667687766  thief 1222202212  threatened 2212232132
+tired 2321213322  trouble 2233123232  troubled 2223212222  true 6554587585  truly 8756655566
+trust 4877856657  trusted 7665856675  truth 6545547755  ugly 1232031221  upset 3322332222
+useful 6556686566  vain 2321233222  value 6745574646  vanity 2114236633  vile 0200211120
+want 4245636544  warm 5445565654  warmly 6565656567  warmth 6666566766  weakly 2222033332
+weary 2321433245  welcome 5765666676  welcomed 5566565655  well 4464645576  wept 1211314331
+wish 6554657685  wishes 4454546464  wishing 6554445565  won 7866688666  wonderful 6776866786
+worried 3333321433  worry 2131323222  worse 2231023222  worth 4455655744  worthless 1310313333
+wrong 2222003332  yes 5665557756
 """)}
 
 NEGATIONS = set("not no never nor nobody nothing without cannot didn't wasn't couldn't don't".split())
@@ -337,7 +329,7 @@ def descriptiveness(text):
 
 # Luce's rule: P(k) ~ exp(score_k / temperature). One temperature a task, set once on samples of rho
 # so that two labelers agree on the best of four as often as the paper's did, 38 % (table 9).
-TASKS = {"sentiment": (sentiment, 6.0), "descriptiveness": (descriptiveness, 2.0)}
+TASKS = {"sentiment": (sentiment, 5.6), "descriptiveness": (descriptiveness, 1.23)}
 
 
 def choice_probabilities(task, questions, temperature=None):

@@ -1,0 +1,651 @@
+"""
+test_rlhf.py: worked examples a student can redo on paper, oracles, and the whole loop in miniature.
+
+Run: python -m pytest              # no network, under three minutes on two cores
+"""
+
+import dataclasses
+import itertools
+import json
+import math
+import random
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import gpt
+import ppo
+import reward
+import rlhf
+import stories
+
+LOG4 = math.log(4)
+
+
+@pytest.fixture
+def model():
+    """A small GPT-2 whose every weight matters: random, and far from its mild initial values."""
+    torch.manual_seed(0)
+    m = gpt.GPT(vocabulary=50, context=40, layers=2, heads=2, width=16)
+    for p in m.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    return m
+
+
+def tokens_of(B, T, V=50):
+    return torch.randint(V, (B, T), generator=torch.Generator().manual_seed(1))
+
+
+# --- gpt.py ---------------------------------------------------------------------------------------
+
+def test_attention_by_hand():
+    # One head, D = 1. Token 0 sees itself: v0 = 2. Token 1: scores (0, log 3), weights (1/4, 3/4).
+    q, k = torch.tensor([[[[1.0], [1.0]]]]), torch.tensor([[[[0.0], [math.log(3)]]]])
+    v = torch.tensor([[[[2.0], [6.0]]]])
+    assert torch.allclose(gpt.attention(q, k, v).flatten(), torch.tensor([2.0, 5.0]))
+
+
+def test_fused_attention_is_the_written_out_one():
+    q, k, v = torch.randn(3, 2, 4, 9, 8, generator=torch.Generator().manual_seed(0))
+    fused = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    assert torch.allclose(gpt.attention(q, k, v), fused, atol=1e-6)
+    one = F.scaled_dot_product_attention(q[:, :, -1:], k, v)
+    assert torch.allclose(gpt.attention(q[:, :, -1:], k, v), one, atol=1e-6)
+
+
+def test_the_model_runs_the_attention_that_is_written_out(model, monkeypatch):
+    x = tokens_of(2, 9)
+    fused = model(x)
+    monkeypatch.setattr(F, "scaled_dot_product_attention",
+                        lambda q, k, v, is_causal: gpt.attention(q, k, v))
+    assert torch.allclose(model(x), fused, atol=1e-4)
+
+
+def test_the_future_is_invisible(model):
+    x = tokens_of(1, 12)
+    y = x.clone()
+    y[0, 8:] = 7
+    assert torch.equal(model(x)[:, :8], model(y)[:, :8])
+    assert not torch.allclose(model(x)[:, 8], model(y)[:, 8])
+
+
+def test_parameter_names_are_those_of_the_published_checkpoint(model):
+    block = ["ln_1.weight", "ln_1.bias", "attn.c_attn.weight", "attn.c_attn.bias",
+             "attn.c_proj.weight", "attn.c_proj.bias", "ln_2.weight", "ln_2.bias",
+             "mlp.c_fc.weight", "mlp.c_fc.bias", "mlp.c_proj.weight", "mlp.c_proj.bias"]
+    wanted = ["wte.weight", "wpe.weight", "ln_f.weight", "ln_f.bias"]
+    wanted += [f"h.{i}.{name}" for i in range(2) for name in block]
+    assert sorted(dict(model.named_parameters())) == sorted(wanted)
+
+
+def test_gelu_is_the_tanh_approximation(model):
+    block, x = model.h[0], torch.randn(1, 3, 16, generator=torch.Generator().manual_seed(0))
+    mid = x + block.attn(block.ln_1(x), None)
+    u = block.mlp.c_fc(block.ln_2(mid))
+    g = 0.5 * u * (1 + torch.tanh(math.sqrt(2 / math.pi) * (u + 0.044715 * u ** 3)))
+    assert torch.allclose(block(x), mid + block.mlp.c_proj(g), atol=1e-5)
+    exact = mid + block.mlp.c_proj(F.gelu(u))
+    assert not torch.allclose(block(x), exact, atol=1e-5)
+
+
+def test_initial_scale_is_gpt2s_at_gpt2s_width():
+    m = gpt.GPT(vocabulary=2000, context=16, layers=2, heads=4, width=768)
+    assert m.wte.weight.std().item() == pytest.approx(0.02, rel=0.02)
+    assert m.h[0].mlp["c_proj"].weight.std().item() == pytest.approx(0.02 / 2, rel=0.02)
+
+
+def test_cache_changes_nothing(model):
+    x = tokens_of(64, 7)
+    torch.manual_seed(3)
+    y, logp, h = gpt.sample(model, x, 20, temperature=0.7)
+    torch.manual_seed(3)
+    slow_y, slow_logp, slow_h = gpt.sample_uncached(model, x, 20, temperature=0.7)
+    # A uniform number that falls on a boundary may pick another token: rounding, once in thousands.
+    same = (y == slow_y).all(dim=1)
+    assert same.float().mean() > 0.95
+    assert torch.allclose(logp[same], slow_logp[same], atol=1e-4)
+    assert torch.allclose(h[same], slow_h[same], atol=1e-3)
+
+
+def test_sampled_and_recomputed_log_probabilities_agree(model):
+    x = tokens_of(16, 5)
+    y, logp, h = gpt.sample(model, x, 12, temperature=0.7)
+    again, h_again = gpt.score_tokens(model, x, y, temperature=0.7)
+    assert torch.allclose(logp, again, atol=1e-4) and torch.allclose(h, h_again, atol=1e-4)
+    assert not torch.allclose(logp, gpt.score_tokens(model, x, y, 1.0)[0], atol=1e-2)
+
+
+def test_draw_follows_the_distribution():
+    torch.manual_seed(0)
+    p = torch.tensor([0.5, 0.0, 0.2, 0.3])
+    share = torch.bincount(gpt.draw(p.log().expand(100_000, 4))[:, 0], minlength=4) / 100_000
+    assert share[1] == 0 and torch.allclose(share, p, atol=0.01)
+
+
+def test_column_t_predicts_token_t_plus_1():
+    # Q = 2, T = 3: positions 0 1 | 2 3 4. Token 2 is predicted by column 1, token 4 by column 3.
+    assert gpt.on_response(torch.arange(5)[None], 2).tolist() == [[1, 2, 3]]
+
+
+def test_the_trained_positions_are_the_response_tokens(model):
+    x, y = tokens_of(1, 4), tokens_of(1, 3)
+    rows = model(torch.cat([x, y], dim=1)).log_softmax(-1)[0]
+    by_hand = [rows[3 + t, y[0, t]].item() for t in range(3)]
+    assert gpt.score_tokens(model, x, y, 1.0)[0][0].tolist() == pytest.approx(by_hand, abs=1e-5)
+
+
+def test_bpe_by_hand():
+    # "ab ab abc": " ab" and "ab" share the pair a-b, the commonest; then " " + "ab".
+    learned = gpt.learn_bpe("ab ab abc", 258)
+    assert learned[256:] == [b"ab", b" ab"]
+    assert gpt.merge([b"a", b"b", b"c", b"a", b"b"], (b"a", b"b")) == [b"ab", b"c", b"ab"]
+    assert gpt.merge([b"a", b"a", b"a"], (b"a", b"a")) == [b"aa", b"a"]
+
+
+def test_any_text_survives_the_tokens():
+    tokens = gpt.Tokens(gpt.learn_bpe("Mara walked to the harbor. " * 9, 300))
+    text = "Zoë's 3 naïve tests: \"done\" — 日本 ☂."
+    assert tokens.decode(tokens.encode(text)) == text
+    assert tokens.encode("the harbor") == tokens.encode(" the harbor ")
+    assert len(gpt.Tokens(gpt.learn_bpe("a.", 1000)).tokens) < 260, "no pairs left, no more tokens"
+
+
+def test_language_model_learns_a_pattern():
+    torch.manual_seed(0)
+    m = gpt.GPT(vocabulary=8, context=12, layers=1, heads=2, width=16)
+    stream = torch.arange(8).repeat(50)
+    batches = gpt.windows(stream, torch.arange(len(stream)), 8, 12)
+    losses = list(gpt.fit("test", m, batches, 60, lr=1e-2))
+    assert losses[0] == pytest.approx(math.log(8), abs=0.5) and losses[-1] < 0.1
+
+
+def test_a_loss_that_is_not_finite_stops_training(model):
+    model.wte.weight.data[3] = math.nan
+    batch = (torch.full((2, 5), 3), torch.full((2, 5), 3))
+    with pytest.raises(gpt.Complaint, match="language model: the loss is nan at step 1 of 5"):
+        list(gpt.fit("language model", model, iter([batch] * 5), 5, lr=1e-3))
+
+
+# --- stories.py -----------------------------------------------------------------------------------
+
+def passages(n, seed=0):
+    rng = random.Random(seed)
+    return [stories.passage(rng) for _ in range(n)]
+
+
+def test_stories_are_varied_and_deterministic():
+    some = passages(2000)
+    assert some == passages(2000) and some != passages(2000, seed=1)
+    assert sum(len(frames) for frames in stories.FRAMES.values()) >= 100
+    assert len(set(re.findall(r"[a-z']+", " ".join(some).lower()))) >= 600
+    assert all(6 <= p.count(".") <= 12 for p in some)
+    assert not any("{" in p or "  " in p for p in some)
+
+
+def test_pronouns_have_their_person():
+    # "he" or "him" needs a man who was named before it, "she" a woman.
+    for p in passages(2000):
+        known = set()
+        for word in re.findall(r"[A-Za-z]+", p):
+            if word in stories.POOLS["man"] + stories.POOLS["woman"]:
+                known.add("man" if word in stories.POOLS["man"] else "woman")
+            if word.lower() in ("he", "him", "his"):
+                assert "man" in known, p
+            if word.lower() in ("she", "her"):
+                assert "woman" in known, p
+
+
+def test_sentiment_by_hand():
+    raters = lambda word: stories.RATINGS[word]
+    assert (stories.sentiment("Mara was happy.") == raters("happy")).all()
+    assert (stories.sentiment("Mara was not happy.") == -raters("happy")).all()
+    assert (stories.sentiment("She was not. Happy days.") == raters("happy")).all()
+    assert (stories.sentiment("never in all the days happy") == raters("happy")).all(), "3 words only"
+    assert (stories.sentiment("sad and sad") == 2 * raters("sad")).all()
+    assert stories.sentiment("The of and.").tolist() == [0] * 10
+
+
+def test_ratings_are_the_published_ones():
+    lexicon = Path(__file__).parent.parent / "shared" / "data" / "vader_lexicon.txt"
+    if not lexicon.exists():
+        pytest.skip("the VADER lexicon is not here")
+    published = {}
+    for line in lexicon.read_text("utf-8").splitlines():
+        word, *_, ratings = line.split("\t")
+        published[word] = json.loads(ratings)
+    assert len(stories.RATINGS) > 300
+    for word, ratings in stories.RATINGS.items():
+        assert ratings.tolist() == published[word], word
+
+
+def test_descriptiveness_by_hand():
+    assert stories.descriptiveness("The golden, dusty lantern was gone.").tolist() == [2] * 10
+
+
+def test_choices_by_hand(monkeypatch):
+    # Scores (t log 2, 0, 0, 0) at temperature t: P = (2, 1, 1, 1) / 5.
+    monkeypatch.setitem(stories.TASKS, "toy", (lambda text: np.full(10, 3 * math.log(2) * (text == "a")), 3))
+    p = stories.choice_probabilities("toy", [["a", "b", "c", "d"]])
+    assert p.shape == (1, 10, 4) and np.allclose(p, [0.4, 0.2, 0.2, 0.2])
+    assert stories.agreement(p) == pytest.approx(0.4 ** 2 + 3 * 0.2 ** 2)
+    limit = stories.limits("toy", [["a", "b", "c", "d"]])
+    entropy = -0.4 * math.log(0.4) - 0.6 * math.log(0.2)
+    assert limit["best_accuracy"] == pytest.approx(0.4)
+    assert limit["best_loss"] == pytest.approx(entropy, abs=1e-3)
+    picks = stories.choose(np.repeat(p, 20_000, axis=0), np.random.default_rng(0), people=3)
+    assert picks.shape == (20_000, 3)
+    assert np.allclose(np.bincount(picks.ravel()) / 60_000, p[0, 0], atol=0.01)
+
+
+def test_agreement_leaves_out_a_labeler_with_himself():
+    p = np.zeros((1, 2, 4))
+    p[0, 0, 0] = p[0, 1, 1] = 1          # two people who never agree
+    assert stories.agreement(p) == 0
+
+
+def test_the_three_labelers_of_a_question_are_different_people():
+    p = np.zeros((50, 4, 4))
+    p[:, range(4), range(4)] = 1         # labeler i always chooses option i
+    picks = stories.choose(p, np.random.default_rng(0), people=3)
+    assert all(len(set(row)) == 3 for row in picks.tolist())
+
+
+# --- reward.py ------------------------------------------------------------------------------------
+
+def test_best_of_four_loss_by_hand():
+    # exp r = (1, 2, 3, 4), b = 3: - log(4 / 10)
+    r = torch.log(torch.tensor([[1.0, 2.0, 3.0, 4.0]]))
+    b = torch.tensor([3])
+    assert reward.best_of_four_loss(r, b).item() == pytest.approx(-math.log(0.4))
+    assert reward.best_of_four_loss(r + 5, b).item() == pytest.approx(-math.log(0.4), abs=1e-6)
+    assert reward.best_of_four_loss(torch.zeros(1, 4), b).item() == pytest.approx(LOG4)
+
+
+def test_gradients_against_finite_differences():
+    torch.manual_seed(0)
+    r = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
+    b = torch.tensor([0, 1, 2, 3, 0])
+    assert torch.autograd.gradcheck(lambda r: reward.best_of_four_loss(r, b), r)
+    old, A = torch.randn(2, 5, 3, dtype=torch.float64)
+    logp = (old + 0.4 * torch.randn_like(old)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: ppo.policy_loss(z, old, A, 0.2)[0], logp)
+    value = (old + torch.randn_like(old)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda v: ppo.value_loss(v, old, A, 0.2), value)
+
+
+def test_the_score_is_read_at_the_last_real_token(model):
+    r = reward.RewardModel(model)
+    tokens = tokens_of(3, 12)
+    length = torch.tensor([5, 12, 9])
+    padded = tokens.clone()
+    for row, n in enumerate(length):
+        padded[row, n:] = 0
+    assert torch.equal(r(tokens, length), r(padded, length))
+    alone = torch.cat([r(tokens[i:i + 1, :n], n[None]) for i, n in enumerate(length)])
+    assert torch.allclose(r(tokens, length), alone, atol=1e-5)
+
+
+def test_reward_head_scale(model):
+    torch.manual_seed(0)
+    heads = torch.cat([reward.RewardModel(model).head.weight for _ in range(300)])
+    assert heads.std().item() == pytest.approx(1 / math.sqrt(17), rel=0.03)
+
+
+def test_normalisation_holds_on_fresh_samples_and_once_is_enough(model):
+    torch.manual_seed(0)
+    r = reward.RewardModel(model)
+    def fresh():
+        x = tokens_of(1, 5).expand(4000, -1)
+        return torch.cat([x, gpt.sample(model, x, 8)[0]], dim=1), torch.full((4000,), 13)
+    first = fresh()
+    reward.normalise(r, *first)
+    gain = r.gain.item()
+    scores = reward.score_in_batches(r, *fresh())
+    assert scores.mean().item() == pytest.approx(0, abs=0.1)
+    assert scores.std().item() == pytest.approx(1, abs=0.1)
+    reward.normalise(r, *first)
+    assert r.gain.item() == pytest.approx(gain)
+
+
+def test_reward_model_learns_what_is_liked(model):
+    torch.manual_seed(0)
+    tokens, best = torch.randint(10, 50, (1200, 4, 6)), torch.randint(4, (1200,))
+    tokens[torch.arange(1200), best, 3] = 7                  # everyone likes the one with token 7
+    length, r = torch.full((1200, 4), 6), reward.RewardModel(gpt.GPT(50, 8, 1, 2, 32))
+    losses = list(reward.train_reward(r, tokens[:1000], length[:1000], best[:1000], lr=1e-2, batch_size=10))
+    seen = reward.judge(r, tokens[1000:], length[1000:], F.one_hot(best[1000:], 4).float())
+    assert losses[0] > 1 and seen["accuracy"] > 0.95 and seen["loss"] < 0.2
+
+
+def test_comparisons_survive_their_file(tmp_path):
+    c = reward.Comparison("Zoë slept.", ["one.", "two \"2\".", "three\nlines.", "four."], 2)
+    path = tmp_path / "labels.jsonl"
+    path.write_text(reward.to_line(c) * 2, "utf-8")
+    assert reward.read_comparisons(path) == [c, c]
+
+
+@pytest.mark.parametrize("line, words", [
+    ("not json", "line 2: not a comparison"), ("[1, 2]", "line 2: not a comparison"),
+    ('{"query": "a"}', "sample0"), ("", "line 2: not a comparison"),
+    (reward.to_line(reward.Comparison("q", list("abcd"), 4)), "best is 4"),
+    (reward.to_line(reward.Comparison("q", list("abcd"), True)), "best is True"),
+    (reward.to_line(reward.Comparison("q", ["a", "b", "c", " "], 0)), "none empty")])
+def test_bad_labels_are_refused_with_their_line(tmp_path, line, words):
+    path = tmp_path / "labels.jsonl"
+    path.write_text(reward.to_line(reward.Comparison("q", list("abcd"), 0)) + line.rstrip("\n") + "\n")
+    with pytest.raises(gpt.Complaint, match=words):
+        reward.read_comparisons(path)
+
+
+# --- ppo.py ---------------------------------------------------------------------------------------
+
+def test_eq_2_by_hand():
+    # log pi - log rho = (.5, -.2, .1), beta = 2, r = 3: the sum is 3 - 2 (.4) = 2.2.
+    logp, logp_rho = torch.tensor([[-1.0, -1.2, -0.9]]), torch.tensor([[-1.5, -1.0, -1.0]])
+    reward_ = ppo.penalised_reward(torch.tensor([3.0]), logp, logp_rho, beta=2.0)
+    assert torch.allclose(reward_, torch.tensor([[-1.0, 0.4, 2.8]]))
+    assert reward_.sum().item() == pytest.approx(2.2)
+
+
+def test_gae_by_hand():
+    # lam = .5, V = (0, 1, 2), r = (0, 0, 3): delta = (1, 1, 1), so A2 = 1, A1 = 1.5, A0 = 1.75.
+    A = ppo.gae(torch.tensor([[0.0, 0.0, 3.0]]), torch.tensor([[0.0, 1.0, 2.0]]), lam=0.5)
+    assert A.tolist() == [[1.75, 1.5, 1.0]]
+    # lam = 1: all that is still to come, less what was expected.
+    A = ppo.gae(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[4.0, 4.0, 4.0]]), lam=1.0)
+    assert A.tolist() == [[2.0, 1.0, -1.0]]
+
+
+def test_whitening_by_hand():
+    # (1, 3): mean 2, population deviation 1.
+    assert torch.allclose(ppo.whiten(torch.tensor([1.0, 3.0])), torch.tensor([-1.0, 1.0]))
+    kept = ppo.whiten(torch.tensor([2.0, 6.0]), keep_mean=True)
+    assert torch.allclose(kept, torch.tensor([3.0, 5.0]))
+
+
+@pytest.mark.parametrize("ratio, advantage, loss, moves", [
+    (1.5, 1.0, -1.2, False), (0.5, 1.0, -0.5, True), (1.5, -1.0, 1.5, True), (0.5, -1.0, 0.8, False)])
+def test_the_clip_in_both_directions(ratio, advantage, loss, moves):
+    # Clip .2. What has gone far enough the right way (1.5 for A > 0, .5 for A < 0) gets no gradient.
+    logp = torch.tensor([[math.log(ratio)]], requires_grad=True)
+    value, cut = ppo.policy_loss(logp, torch.zeros(1, 1), torch.tensor([[advantage]]), 0.2)
+    value.backward()
+    assert value.item() == pytest.approx(loss)
+    assert (logp.grad.abs().item() > 0) == moves and cut.item() == float(not moves)
+
+
+def test_value_loss_by_hand():
+    # Old value 0, return 2. At 1 the held value is .2: the worse is (.2 - 2)^2 / 2 = 1.62.
+    loss = ppo.value_loss(torch.tensor([[1.0]]), torch.zeros(1, 1), torch.tensor([[2.0]]), 0.2)
+    assert loss.item() == pytest.approx(1.62)
+    loss = ppo.value_loss(torch.tensor([[-1.0]]), torch.zeros(1, 1), torch.tensor([[2.0]]), 0.2)
+    assert loss.item() == pytest.approx(4.5)
+
+
+def test_the_controller_by_hand():
+    assert ppo.next_beta(1.0, kl=6.0, target=6.0, gain=0.1) == 1.0
+    assert ppo.next_beta(1.0, kl=6.6, target=6.0, gain=0.1) == pytest.approx(1.01)
+    assert ppo.next_beta(1.0, kl=60.0, target=6.0, gain=0.1) == pytest.approx(1.02), "2 % at most"
+    assert ppo.next_beta(1.0, kl=-60.0, target=6.0, gain=0.1) == pytest.approx(0.98)
+
+
+def test_truncation_by_hand():
+    # Period 9, allowed from position 2 on.
+    y = torch.tensor([[9, 1, 9, 9], [9, 9, 1, 1], [1, 1, 1, 9]])
+    length, found = ppo.truncate(y, period=9, after=2)
+    assert length.tolist() == [3, 4, 4] and found.tolist() == [True, False, True]
+    seen = {}
+    def r(tokens, length):
+        seen["length"] = length.tolist()
+        return torch.tensor([0.5, 0.6, 0.7])
+    score = ppo.period_rule(r, period=9, after=2)(torch.zeros(3, 5, dtype=torch.long), y)
+    assert score.tolist() == pytest.approx([0.5, -1.0, 0.7]) and seen["length"] == [8, 9, 9]
+
+
+def test_queries_start_and_end_with_a_sentence_and_never_overlap():
+    tokens = gpt.Tokens(gpt.learn_bpe(" ".join(passages(300)), 1200))
+    taken, texts = set(), []
+    for part in (0, 1, 2):
+        queries = ppo.cut_queries(passages(50, seed=part), tokens, 12, 24, taken)
+        for length, x in queries.items():
+            assert x.shape[1] == length and 12 <= length <= 24
+            assert (x[:, -1] == tokens.period).all()
+            texts += [tokens.decode(q) for q in x.tolist()]
+    assert len(texts) > 500 and len(set(texts)) == len(texts)
+    assert all(text[0].isupper() and text[-1] == "." for text in texts)
+    assert len(taken) == len(texts)
+
+
+def test_every_length_is_drawn_as_often_as_it_occurs():
+    torch.manual_seed(0)
+    queries = {3: torch.zeros(300, 3), 5: torch.zeros(100, 5)}
+    draw = ppo.draw_from(queries, "cpu")
+    lengths = [draw(2).size(1) for _ in range(2000)]
+    assert lengths.count(3) / 2000 == pytest.approx(0.75, abs=0.04)
+    picked = ppo.pick(queries, 40)
+    assert sum(map(len, picked.values())) == 40 and 20 <= len(picked[3]) <= 38
+
+
+def start_of_ppo(model, B=64):
+    pi = ppo.Policy(model)
+    batch = ppo.rollout(pi, model, lambda x, y: y[:, 0].float(), tokens_of(B, 5), 8, 0.7)
+    return pi, batch
+
+
+def test_before_training_kl_is_0_and_values_are_0(model):
+    pi, batch = start_of_ppo(model)
+    assert torch.allclose(batch.logp, batch.logp_rho, atol=1e-4)
+    assert (batch.value == 0).all()
+
+
+def test_the_first_step_starts_at_ratio_1(model):
+    pi, batch = start_of_ppo(model)
+    # Against log-probabilities of the same forward pass the ratio is 1 to the last bit.
+    logp, _ = gpt.score_tokens(pi.trunk, batch.x, batch.y, 0.7)
+    batch = batch._replace(logp=logp.detach())
+    advantage, returns = ppo.targets(batch, beta=0.1, lam=0.95)
+    optimiser = torch.optim.Adam(pi.parameters(), lr=1e-3)
+    first = ppo.improve(pi, optimiser, batch, advantage, returns, 0.7, 0.2, 0.1)
+    assert first["approx_kl"] == 0 and first["clip_fraction"] == 0
+    second = ppo.improve(pi, optimiser, batch, advantage, returns, 0.7, 0.2, 0.1)
+    assert second["approx_kl"] > 0
+
+
+def test_kl_has_the_right_sign():
+    # pi = (.9, .1), rho = (.5, .5): KL(pi, rho) = .9 log 1.8 + .1 log .2 = .368, and E_pi finds it.
+    p, q = torch.tensor([0.9, 0.1]), torch.tensor([0.5, 0.5])
+    reward_ = ppo.penalised_reward(torch.zeros(2), p.log()[:, None], q.log()[:, None], beta=1.0)
+    assert -(p * reward_[:, 0]).sum().item() == pytest.approx(0.3681, abs=1e-4)
+
+
+def test_targets_whiten_the_advantages(model):
+    _, batch = start_of_ppo(model)
+    advantage, returns = ppo.targets(batch, beta=0.1, lam=0.95)
+    assert advantage.mean().item() == pytest.approx(0, abs=1e-5)
+    assert advantage.std(unbiased=False).item() == pytest.approx(1, abs=1e-3)
+    plain = ppo.penalised_reward(batch.score, batch.logp, batch.logp_rho, 0.1)
+    assert torch.allclose(returns, ppo.gae(plain, batch.value, 0.95), atol=1e-4), "value is 0 here"
+
+
+@pytest.mark.parametrize("beta", [0.5, 0.2])
+def test_ppo_reaches_the_exact_optimum(beta):
+    """Five tokens, three steps: 125 responses, each with a random reward. The best objective
+    E[r] - beta KL is beta log E_rho exp(r / beta), and pi_opt ~ rho exp(r / beta) has it."""
+    torch.manual_seed(0)
+    V, T = 5, 3
+    rho = gpt.GPT(vocabulary=V, context=2 + T, layers=1, heads=2, width=32)
+    every = torch.tensor(list(itertools.product(range(V), repeat=T)))
+    r = torch.randn(V ** T)
+    score = lambda x, y: r[(y * torch.tensor([V * V, V, 1])).sum(1)]
+    x = torch.tensor([[1, 2]])
+    log_rho = gpt.score_tokens(rho, x.expand(V ** T, -1), every, 1.0)[0].sum(1).detach()
+    pi = ppo.Policy(rho)
+    for seen in ppo.ppo(pi, rho, score, lambda B: x.expand(B, -1), episodes=256 * 150,
+                        batch_size=256, response=T, temperature=1.0, lr=2e-3, beta=beta):
+        pass
+    assert seen["beta"] == beta
+    log_pi = gpt.score_tokens(pi.trunk, x.expand(V ** T, -1), every, 1.0)[0].sum(1).detach()
+    assert log_pi.exp().sum().item() == pytest.approx(1, abs=1e-4)
+    reached = (log_pi.exp() * (r - beta * (log_pi - log_rho))).sum().item()
+    start = (log_rho.exp() * r).sum().item()
+    best = beta * torch.logsumexp(log_rho + r / beta, 0).item()
+    assert start < 0.5 * best
+    assert 0.98 * best <= reached <= best + 1e-6
+
+
+def test_optimal_policy_against_the_closed_form():
+    # r ~ N(0, 1): pi_opt at beta is N(1 / beta, 1), so the reward is 1 / beta, KL 1 / (2 beta^2).
+    scores = torch.randn(4, 200_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    mean, kl, ess = ppo.optimal_policy(scores, beta=1.0)
+    assert mean == pytest.approx(1, abs=0.02) and kl == pytest.approx(0.5, abs=0.02)
+    assert ess == pytest.approx(200_000 * math.exp(-1), rel=0.05)
+
+
+def test_a_score_that_is_not_finite_stops_the_run(model):
+    pi = ppo.Policy(model)
+    steps = ppo.ppo(pi, model, lambda x, y: torch.full((len(x),), math.nan), lambda B: tokens_of(B, 4),
+                    episodes=16, batch_size=8, response=4, temperature=1.0, lr=1e-4)
+    with pytest.raises(gpt.Complaint, match="policy: update 1 of 2 is not finite"):
+        next(steps)
+
+
+def test_reported_total_uses_the_beta_of_its_batch(model):
+    pi = ppo.Policy(model)
+    log = list(ppo.ppo(pi, model, lambda x, y: y[:, 0].float(), lambda B: tokens_of(B, 4), episodes=48,
+                       batch_size=8, response=4, temperature=1.0, lr=1e-2, kl_target=0.01, gain=0.5))
+    assert len({m["beta"] for m in log}) > 1, "the controller moved"
+    for m in log:
+        assert m["total"] == pytest.approx(m["score"] - m["beta"] * m["kl"])
+    for before, after in zip(log, log[1:]):
+        assert after["beta"] == pytest.approx(ppo.next_beta(before["beta"], before["kl"], 0.01, 0.5))
+
+
+# --- rlhf.py --------------------------------------------------------------------------------------
+
+TINY = ("--quick --device cpu --passages 1200 --lm_steps 60 --n_labels 60 --episodes 128 --batch 64 "
+        "--evaluations 24 --optimum_queries 4 --optimum_samples 16").split()
+
+
+@pytest.fixture(scope="module")
+def a_run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    assert rlhf.main(TINY + ["--out", str(out)]) == 0
+    return out
+
+
+def results_of(out):
+    results = json.loads((out / "results.json").read_text())
+    seconds = results.pop("seconds")
+    results["policy"].pop("episodes_per_second")
+    results["config"].pop("out")
+    return results, seconds
+
+
+def test_a_run_leaves_all_its_files(a_run):
+    assert {p.name for p in a_run.iterdir()} == {
+        "config.json", "rho.pt", "labels.jsonl", "reward.pt", "policy.pt", "metrics.jsonl",
+        "samples.txt", "figure.png", "results.json"}
+    results, seconds = results_of(a_run)
+    assert set(seconds) == {"language_model", "labels", "reward_model", "policy", "evaluation"}
+    assert results["language_model"]["loss"] < results["language_model"]["unigram_loss"]
+    assert results["labels"]["n"] == 60 and results["policy"]["episodes"] == 128
+    assert set(results["win_rate"]) >= {"zero_shot", "supervised"}
+    assert (a_run / "figure.png").read_bytes()[:4] == b"\x89PNG"
+    assert len((a_run / "metrics.jsonl").read_text().splitlines()) == 2
+    assert len(reward.read_comparisons(a_run / "labels.jsonl")) == 72
+
+
+def test_the_same_seed_gives_the_same_results(a_run, tmp_path):
+    assert rlhf.main(TINY + ["--out", str(tmp_path)]) == 0
+    assert results_of(tmp_path)[0] == results_of(a_run)[0]
+
+
+def test_a_finished_stage_is_not_run_again(a_run, capsys):
+    before, age = results_of(a_run), (a_run / "rho.pt").stat().st_mtime_ns
+    assert rlhf.main(TINY + ["--out", str(a_run)]) == 0
+    assert capsys.readouterr().out.count("kept") == 5
+    assert results_of(a_run) == before and (a_run / "rho.pt").stat().st_mtime_ns == age
+
+
+def test_another_setting_runs_its_stage_and_those_after_it(a_run, tmp_path, capsys):
+    for p in a_run.iterdir():
+        (tmp_path / p.name).write_bytes(p.read_bytes())
+    assert rlhf.main(TINY + ["--out", str(tmp_path), "--lr", "1e-4"]) == 0
+    said = capsys.readouterr().out
+    assert "reward_model: " in said and said.count("kept") == 3
+    assert results_of(tmp_path)[0]["policy"]["kl"] != results_of(a_run)[0]["policy"]["kl"]
+
+
+def test_labels_from_a_file(a_run, tmp_path):
+    assert rlhf.main(TINY + ["--out", str(tmp_path), "--labels", str(a_run / "labels.jsonl")]) == 0
+    results, _ = results_of(tmp_path)
+    assert results["labels"]["source"].endswith("labels.jsonl")
+    assert results["reward_model"]["best_accuracy"] is None
+
+
+def test_sample_command(a_run, capsys):
+    where = ["--out", str(a_run), "--device", "cpu"]
+    prompt = "Mara the baker came to the harbor one morning."
+    assert rlhf.main(["sample", "--prompt", prompt] + where) == 0
+    said = capsys.readouterr().out
+    assert said.count("zero-shot") == 3 and said.count("fine-tuned") == 3
+    assert rlhf.main(["sample", "--prompt", "word " * 99] + where) == 2
+    assert rlhf.main(["sample", "--prompt", "Hi.", "--out", str(a_run / "none")]) == 2
+
+
+def test_every_option_is_read_somewhere():
+    code = "".join((Path(__file__).parent / f).read_text() for f in ("rlhf.py",))
+    for f in dataclasses.fields(rlhf.Config):
+        assert f"cfg.{f.name}" in code, f"--{f.name} is never read"
+
+
+@pytest.mark.parametrize("options, words", [
+    (["--task", "joy"], "--task is 'joy', but must be"),
+    (["--text", "/nowhere/a.txt"], "/nowhere/a.txt"),
+    (["--labels", "/nowhere/a.jsonl", "--passages", "300", "--lm_steps", "1"], "/nowhere/a.jsonl"),
+    (["--lr", "-1"], "--lr is -1.0, but must be above 0"),
+    (["--lr", "nan"], "--lr is nan"),
+    (["--width", "130"], "--width is 130"),
+    (["--truncate_after", "24"], "--truncate_after is 24"),
+    (["--query_min", "30"], "--query_min is 30")])
+def test_what_the_user_can_mend_is_one_sentence(options, words, tmp_path, capsys):
+    assert rlhf.main(["--quick", "--device", "cpu", "--out", str(tmp_path / "o")] + options) == 2
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1 and "Traceback" not in said
+
+
+@pytest.mark.parametrize("content, words", [
+    (b"", "too short"), (b"One sentence.", "too short"), (b"\xff\xfe\x00bad", "not a text in UTF-8")])
+def test_a_text_that_cannot_be_used(content, words, tmp_path, capsys):
+    path = tmp_path / "a.txt"
+    path.write_bytes(content)
+    assert rlhf.main(["--quick", "--text", str(path), "--out", str(tmp_path / "o")]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_an_unknown_option_is_refused(capsys):
+    with pytest.raises(SystemExit) as stop:
+        rlhf.main(["--learning_rate", "1"])
+    assert stop.value.code == 2 and "--learning_rate" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_and_a_damaged_file(a_run, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert rlhf.main(TINY + ["--out", str(tmp_path / "file" / "o")]) == 2
+    for p in a_run.iterdir():
+        (tmp_path / p.name).write_bytes(p.read_bytes())
+    (tmp_path / "reward.pt").write_bytes(b"damaged")
+    assert rlhf.main(TINY + ["--out", str(tmp_path)]) == 2
+    assert "delete it to have it made again" in capsys.readouterr().err
+    assert (tmp_path / "rho.pt").read_bytes() == (a_run / "rho.pt").read_bytes(), "nothing is lost"
+
+
+def test_help_explains_every_option(capsys):
+    with pytest.raises(SystemExit):
+        rlhf.main(["--help"])
+    said = capsys.readouterr().out
+    assert all(f"--{f.name} " in said for f in dataclasses.fields(rlhf.Config))
