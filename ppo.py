@@ -220,12 +220,13 @@ def rollout(pi, rho, score, x, T, temperature):
     return Rollout(x, y, logp, logp_rho, pi.value(h)[..., 0], score(x, y))
 
 
-def targets(batch, beta, lam):
-    """What a batch asks for: the advantages, and the returns that the values should have been.
+def targets(batch, beta, lam, whiten_rewards):
+    """What a batch asks for: whitened advantages, and the returns that the values should have been.
 
-    Released code: rewards are divided by their deviation, their mean kept; advantages whitened."""
+    Released code: rewards too are divided by their deviation, their mean kept."""
     reward = penalised_reward(batch.score, batch.logp, batch.logp_rho, beta)
-    reward = whiten(reward, keep_mean=True)
+    if whiten_rewards:
+        reward = whiten(reward, keep_mean=True)
     advantage = gae(reward, batch.value, lam)
     return whiten(advantage), advantage + batch.value
 
@@ -245,7 +246,8 @@ def improve(pi, optimiser, batch, advantage, returns, temperature, clip, vf_coef
 
 
 def ppo(pi, rho, score, draw, *, episodes, batch_size, response, temperature, lr, epochs=4,
-        minibatches=1, clip=0.2, lam=0.95, vf_coef=0.1, beta=0.15, kl_target=None, gain=0.1):
+        minibatches=1, clip=0.2, lam=0.95, vf_coef=0.1, whiten_rewards=True,
+        beta=0.15, kl_target=None, gain=0.1):
     """Improve pi in place; yields a dict of measurements after each batch of episodes.
 
     draw(B) -> x (B, Q), queries of one length. score(x (B, Q), y (B, T)) -> (B,). kl_target: nats
@@ -256,7 +258,7 @@ def ppo(pi, rho, score, draw, *, episodes, batch_size, response, temperature, lr
         for group in optimiser.param_groups:
             group["lr"] = lr * (1 - update / updates)
         batch = rollout(pi, rho, score, draw(batch_size), response, temperature)
-        advantage, returns = targets(batch, beta, lam)
+        advantage, returns = targets(batch, beta, lam, whiten_rewards)
         steps = []
         for _ in range(epochs):
             order = torch.randperm(batch_size, device=batch.x.device)
@@ -276,3 +278,34 @@ def ppo(pi, rho, score, draw, *, episodes, batch_size, response, temperature, lr
         yield seen
         if kl_target is not None:
             beta = next_beta(beta, kl, kl_target, gain)
+
+
+# --- held-out measurements ------------------------------------------------------------------------
+
+@torch.no_grad()
+def measure(model, rho, score, queries, T, temperature):
+    """Mean reward and KL to rho of the model's responses to the queries (period rule included)."""
+    scores, kls = [], []
+    for x in queries.values():
+        x = x.to(rho.wte.weight.device)
+        y, logp, _ = sample(model, x, T, temperature)
+        kls.append((logp - score_tokens(rho, x, y, temperature)[0]).sum(1))
+        scores.append(score(x, y))
+    return torch.cat(scores).mean().item(), torch.cat(kls).mean().item()
+
+
+@torch.no_grad()
+def frontier(rho, score, queries, n, T, temperature):
+    """Section 3.1.1's limit from n samples of rho for each query: rows (beta, gain on rho, KL, ESS)."""
+    scores = []
+    for x in queries.values():
+        for row in x.to(rho.wte.weight.device):
+            x_row = row.expand(n, -1)
+            y, _, _ = sample(rho, x_row, T, temperature)
+            scores.append(score(x_row, y))
+    scores = torch.stack(scores).cpu().double()                                    # (P, n)
+    rows = []
+    for beta in torch.logspace(1.3, -1.3, 80):
+        gained, kl, ess = optimal_policy(scores, beta.item())
+        rows.append([beta.item(), gained - scores.mean().item(), kl, ess])
+    return rows

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 import torch.nn as nn
 
-from gpt import Complaint, autocast
+from gpt import Complaint, autocast, fit
 
 
 # --- comparisons and their file -------------------------------------------------------------------
@@ -61,6 +61,15 @@ def read_comparisons(path):
     if not comparisons:
         raise Complaint(f"{path}: no comparisons in this file")
     return comparisons
+
+
+def split_labels(path):
+    """The comparisons to train on, and the last sixth, which is held out."""
+    comparisons = read_comparisons(path)
+    held_out = len(comparisons) // 6
+    if not held_out:
+        raise Complaint(f"{path}: {len(comparisons)} comparisons are too few; 6 is the least")
+    return comparisons[:-held_out], comparisons[-held_out:]
 
 
 def to_tokens(comparisons, encode, context):
@@ -163,3 +172,22 @@ def judge(r, tokens, length, p):
     favourite = scores.argmax(dim=1, keepdim=True)
     return {"accuracy": p.gather(1, favourite).mean().item(),
             "loss": -(p * log_p).sum(1).mean().item()}
+
+
+# --- the supervised baseline ----------------------------------------------------------------------
+
+def supervised(rho, comparisons, encode, lr, batch_size=32):
+    """rho tuned, as a language model, for one epoch on the responses that labelers liked best."""
+    model = copy.deepcopy(rho)
+    winners = [Comparison(c.query, [c.samples[c.best]], 0) for c in comparisons]
+    tokens, length = to_tokens(winners, encode, rho.shape["context"])
+    tokens, length = tokens[:, 0], length[:, 0]                                    # (N, S), (N,)
+    query = torch.tensor([len(encode(c.query)) for c in comparisons])              # (N,)
+    at = torch.arange(1, tokens.size(1))
+    answer = (at >= query[:, None]) & (at < length[:, None])     # the response, not the query
+    target = torch.where(answer, tokens[:, 1:], -100)                              # (N, S - 1)
+    batches = torch.randperm(len(tokens)).split(batch_size)
+    for _ in fit("supervised baseline", model, ((tokens[i, :-1], target[i]) for i in batches),
+                 len(batches), lr):
+        pass
+    return model

@@ -14,7 +14,6 @@ A stage whose result is in the folder, made by the same settings, is not run aga
 """
 
 import argparse
-import copy
 import hashlib
 import json
 import math
@@ -26,19 +25,16 @@ import time
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-matplotlib.use("Agg")    # draw into files, with or without a screen
-import matplotlib.pyplot as plt
-
+import figures
 import gpt
 import reward
 import stories
 from gpt import Complaint
-from ppo import (Policy, cut_queries, draw_from, optimal_policy, period_rule, pick, ppo,
+from ppo import (Policy, cut_queries, draw_from, frontier, measure, period_rule, pick, ppo,
                  sample_finished, sentence_starts, truncate)
 
 STAGES = ["language_model", "labels", "reward_model", "policy", "evaluation"]
@@ -75,22 +71,24 @@ class Config:
     truncate_after: int = option("labels", 16, "a response is cut at its first period from this "
                                  "position on; paper and released: 16")
 
-    reward_lr: float = option("reward_model", 5e-4, "falls to 0; paper: 1.77e-5; released: 5e-5")
-    reward_batch: int = option("reward_model", 32, "comparisons a step; paper: 8; released: 32")
+    reward_lr: float = option("reward_model", 1e-3, "falls to 0; paper: 1.77e-5; released: 5e-5")
+    reward_batch: int = option("reward_model", 16, "comparisons a step; paper: 8; released: 32")
 
-    episodes: int = option("policy", 12800, "paper: 2M; released: 1M")
+    episodes: int = option("policy", 20480, "paper: 2M; released: 1M")
     batch: int = option("policy", 128, "episodes an update; paper: 1024; released: 512")
     minibatches: int = option("policy", 1, "Adam steps an epoch; paper and released: 1")
     epochs: int = option("policy", 4, "passes over each batch; paper and released: 4")
-    lr: float = option("policy", 5e-4, "falls to 0; paper: 1.41e-5; released: 1e-5")
-    kl_target: float = option("policy", 3.0, "nats per response, or 0 to keep beta as it is; paper: "
+    lr: float = option("policy", 3e-4, "falls to 0; paper: 1.41e-5; released: 1e-5")
+    kl_target: float = option("policy", 4.0, "nats per response, or 0 to keep beta as it is; paper: "
                               "10 (sentiment), 6 (descriptiveness); released: 6")
     beta: float = option("policy", 0.15, "first price of a nat, in units of reward; released: 0.15")
     gain: float = option("policy", 0.1, "the controller's K per update; paper: 0.1; released: batch / "
                          "10,000 episodes, 0.051")
     clip: float = option("policy", 0.2, "of ratio and value; released: 0.2")
     lam: float = option("policy", 0.95, "GAE's lambda; released: 0.95")
-    vf_coef: float = option("policy", 0.1, "weight of the value loss; released: 0.1")
+    vf_coef: float = option("policy", 0.02, "weight of the value loss; released: 0.1, with which "
+                            "KL rose to 18 here in the first 3,600 episodes: see README")
+    whiten_rewards: int = option("policy", 1, "1: divide rewards by their deviation; released: 1")
 
     evaluations: int = option("evaluation", 1024, "held-out queries of each evaluation; paper: 1024")
     supervised_lr: float = option("evaluation", 5e-4, "of the baseline: rho tuned on the winners")
@@ -130,7 +128,7 @@ def stage(cfg, name, artefact, make, load):
     known = json.loads(Path(note).read_text()) if os.path.exists(note) else {"stages": {}}
     wanted = settings_of(cfg, name)
     if os.path.exists(path) and known["stages"].get(name, {}).get("settings") == wanted:
-        print(f"{name}: {path} was made by these settings, kept")
+        print(f"{name}: kept, {path} was made by these settings")
         return load(path), known["stages"][name]["seconds"]
     known["stages"].pop(name, None)
     torch.manual_seed(1000 * cfg.seed + STAGES.index(name))
@@ -251,15 +249,6 @@ def collect_labels(cfg, rho, tokens, queries, path):
     gpt.write_whole(path, lambda name: Path(name).write_text("".join(lines), "utf-8"))
 
 
-def split_labels(path):
-    """The comparisons to train on, and the last sixth, which is held out."""
-    comparisons = reward.read_comparisons(path)
-    held_out = len(comparisons) // 6
-    if not held_out:
-        raise Complaint(f"{path}: {len(comparisons)} comparisons are too few; 6 is the least")
-    return comparisons[:-held_out], comparisons[-held_out:]
-
-
 def label_results(cfg, comparisons):
     """How often two labelers agree: by choice, and with the choice noise taken away."""
     if cfg.labels:
@@ -315,7 +304,7 @@ def train_policy(cfg, rho, score, queries, path):
     pi = Policy(rho)
     updates = ppo(pi, rho, score, draw_from(queries, cfg.device), episodes=cfg.episodes,
                   batch_size=cfg.batch, response=cfg.response, temperature=cfg.temperature, lr=cfg.lr,
-                  epochs=cfg.epochs, minibatches=cfg.minibatches, clip=cfg.clip, lam=cfg.lam,
+                  epochs=cfg.epochs, minibatches=cfg.minibatches, clip=cfg.clip, lam=cfg.lam, whiten_rewards=cfg.whiten_rewards,
                   vf_coef=cfg.vf_coef, beta=cfg.beta, kl_target=cfg.kl_target or None, gain=cfg.gain)
     show = "r {score:+.2f} | kl {kl:.2f} | beta {beta:.3f} | clip {clip_fraction:.1%}"
     with open(os.path.join(cfg.out, "metrics.jsonl"), "w") as file:
@@ -330,51 +319,6 @@ def read_metrics(cfg):
 
 
 # --- the evaluation -------------------------------------------------------------------------------
-
-@torch.no_grad()
-def measure(model, rho, score, queries, cfg):
-    """Mean reward and KL to rho of the model's responses to the queries (period rule included)."""
-    scores, kls = [], []
-    for x in queries.values():
-        x = x.to(cfg.device)
-        y, logp, _ = gpt.sample(model, x, cfg.response, cfg.temperature)
-        kls.append((logp - gpt.score_tokens(rho, x, y, cfg.temperature)[0]).sum(1))
-        scores.append(score(x, y))
-    return torch.cat(scores).mean().item(), torch.cat(kls).mean().item()
-
-
-@torch.no_grad()
-def optimum(rho, score, queries, cfg):
-    """The sampled frontier of section 3.1.1: rows of (beta, reward gained on rho, KL, ESS)."""
-    scores = []
-    for x in pick(queries, cfg.optimum_queries).values():
-        for row in x.to(cfg.device):
-            x_row = row.expand(cfg.optimum_samples, -1)
-            y, _, _ = gpt.sample(rho, x_row, cfg.response, cfg.temperature)
-            scores.append(score(x_row, y))
-    scores = torch.stack(scores).cpu().double()                                    # (P, n)
-    rows = []
-    for beta in np.geomspace(0.05, 20, 80)[::-1]:
-        gained, kl, ess = optimal_policy(scores, beta)
-        rows.append([float(beta), gained - scores.mean().item(), kl, ess])
-    return rows
-
-
-def supervised(cfg, rho, tokens, comparisons):
-    """The baseline: rho tuned, as a language model, on the responses that labelers liked best."""
-    model = copy.deepcopy(rho)
-    data, length = reward.to_tokens([reward.Comparison(c.query, [c.samples[c.best]], 0)
-                                     for c in comparisons], tokens.encode, rho.shape["context"])
-    data, length = data[:, 0], length[:, 0]                                        # (N, S), (N,)
-    prompt = torch.tensor([len(tokens.encode(c.query)) for c in comparisons])
-    at = torch.arange(1, data.size(1))
-    target = torch.where((at >= prompt[:, None]) & (at < length[:, None]), data[:, 1:], -100)
-    rows = torch.randperm(len(data)).split(32)
-    batches = ((data[i, :-1], target[i]) for i in rows)
-    for _ in gpt.fit("supervised", model, batches, len(rows), cfg.supervised_lr):
-        pass
-    return model
-
 
 def win_rate(cfg, model, other, queries, tokens):
     """The paper's protocol (2.4): two responses of each in one four-way comparison, and the
@@ -393,36 +337,6 @@ def win_rate(cfg, model, other, queries, tokens):
     n = len(won)
     return {"mean": float(won.mean()), "stderr": float(won.std() / n ** 0.5), "n": n}
 
-
-def evaluate(cfg, rho, r, pi, tokens, parts, queries, train, held_out, path):
-    """Step 4: everything held out, beside its limit; samples.txt, figure.png and results.json."""
-    score = period_rule(r, tokens.period, cfg.truncate_after)
-    picked = pick(queries, cfg.evaluations)
-    reached, kl = measure(pi.trunk, rho, score, picked, cfg)
-    zero_shot, _ = measure(rho, rho, score, picked, cfg)
-    frontier = optimum(rho, score, queries, cfg)
-    _, gains, kls, sizes = zip(*frontier)
-    tuned = supervised(cfg, rho, tokens, train)
-    log = read_metrics(cfg)
-    results = {
-        "task": cfg.task, "seed": cfg.seed, "config": asdict(cfg),
-        "language_model": language_model_results(rho, tokens, parts, cfg),
-        "labels": label_results(cfg, train),
-        "reward_model": reward_model_results(cfg, r, tokens, held_out),
-        "policy": {"kl": kl, "kl_target": cfg.kl_target, "beta": log[-1]["beta"], "reward": reached,
-                   "optimal_reward": zero_shot + float(np.interp(kl, kls, gains)),
-                   "optimal_effective_samples": float(np.interp(kl, kls, sizes)),
-                   "zero_shot_reward": zero_shot, "episodes": log[-1]["episode"]},
-        "win_rate": {"zero_shot": win_rate(cfg, pi.trunk, rho, picked, tokens),
-                     "supervised": win_rate(cfg, pi.trunk, tuned, picked, tokens),
-                     "supervised_vs_zero_shot": win_rate(cfg, tuned, rho, picked, tokens)},
-        "frontier": frontier}
-    write_samples(cfg, rho, pi, score, tokens, queries)
-    draw_figure(cfg, results, log)
-    write_json(path, results)
-
-
-# --- what a run leaves to read --------------------------------------------------------------------
 
 def write_samples(cfg, rho, pi, score, tokens, queries):
     """samples.txt: the same queries continued by rho and by pi, with r and KL."""
@@ -444,68 +358,33 @@ def write_samples(cfg, rho, pi, score, tokens, queries):
                     lambda name: Path(name).write_text("\n\n".join(blocks) + "\n", "utf-8"))
 
 
-def draw_figure(cfg, results, log):
-    """figure.png: reward, KL and beta by episode, the KL-reward plane, win rates."""
-    episode, score, kl, beta = ([m[key] for m in log] for key in ("episode", "score", "kl", "beta"))
-    policy = results["policy"]
-    fig, axes = plt.subplot_mosaic([["reward", "kl", "beta"], ["plane", "plane", "wins"]],
-                                   figsize=(12, 7.2), layout="constrained")
-    ax = axes["reward"]
-    ax.plot(episode, score, color="C0", lw=1)
-    ax.axhline(policy["zero_shot_reward"], color="gray", ls=":", label="zero-shot")
-    ax.axhline(policy["optimal_reward"], color="black", ls="--", label="optimum at the final KL")
-    ax.set(title="reward r(x, y)", xlabel="episodes", ylabel="standard deviations of rho")
-    ax.legend(frameon=False)
-    ax = axes["kl"]
-    ax.plot(episode, kl, color="C1", lw=1)
-    if cfg.kl_target:
-        ax.axhline(cfg.kl_target, color="black", ls="--", label="target")
-        ax.legend(frameon=False)
-    ax.set(title="KL(pi, rho)", xlabel="episodes", ylabel="nats per response", ylim=(0, None))
-    axes["beta"].plot(episode, beta, color="C2")
-    axes["beta"].set(title="beta, the price of a nat", xlabel="episodes", ylabel="reward per nat",
-                     ylim=(0, None))
-    ax, base = axes["plane"], policy["zero_shot_reward"]
-    points = np.array([(k, base + gain, ess) for _, gain, k, ess in results["frontier"]])
-    firm = points[:, 2] >= 10
-    ax.plot(points[:, 0], points[:, 1], color="black", ls=":", label="optimum, fewer than 10 samples")
-    ax.plot(points[firm, 0], points[firm, 1], color="black", lw=2, label="optimum rho exp(r / beta)")
-    path = ax.scatter(kl, score, c=episode, s=12, cmap="viridis", label="pi, batch by batch")
-    fig.colorbar(path, ax=ax, label="episodes")
-    ax.plot(policy["kl"], policy["reward"], "r*", ms=15, label="pi at the end, held out")
-    ax.set(title="how far from rho, and what for", xlabel="KL(pi, rho), nats per response",
-           ylabel="reward", xlim=(-0.1, 1.5 * max(policy["kl"], cfg.kl_target, 1)))
-    ax.legend(frameon=False, loc="lower right")
-    ax, wins = axes["wins"], results["win_rate"]
-    names = {"zero_shot": "pi : zero-shot", "supervised": "pi : supervised",
-             "supervised_vs_zero_shot": "supervised :\nzero-shot"}
-    for row, (key, name) in enumerate(names.items()):
-        ax.barh(row, 100 * wins[key]["mean"], xerr=196 * wins[key]["stderr"], color=f"C{row}")
-        ax.text(3, row, f"{name}  {wins[key]['mean']:.1%}", va="center", color="white")
-    ax.axvline(50, color="black", lw=1)
-    ax.set(title="win rate, majority of three labelers", xlabel="%, with 95 % interval",
-           xlim=(0, 100), yticks=[])
-    fig.suptitle(f"{cfg.task}, seed {cfg.seed}")
-    gpt.write_whole(os.path.join(cfg.out, "figure.png"),
-                    lambda name: fig.savefig(name, dpi=110, format="png"))
-    plt.close(fig)
-
-
-def closing_table(results):
-    """The results as a person reads them at the end of a run."""
-    lm, r, p = (results[key] for key in ("language_model", "reward_model", "policy"))
-    best = "" if r["best_loss"] is None else (f"best possible {r['best_accuracy']:.3f}, "
-                                              f"{r['best_loss']:.3f}")
-    rows = [("language model", f"loss {lm['loss']:.3f}", f"unigram {lm['unigram_loss']:.3f}"),
-            ("reward model", f"accuracy {r['accuracy']:.3f}, loss {r['loss']:.3f}", best),
-            ("KL(pi, rho)", f"{p['kl']:.2f}", f"target {p['kl_target']:.2f}"),
-            ("reward of pi", f"{p['reward']:+.2f}", f"zero-shot {p['zero_shot_reward']:+.2f}, optimum "
-                                                    f"at this KL {p['optimal_reward']:+.2f}")]
-    rows += [(f"win rate, {key}", f"{w['mean']:.1%}", f"+/- {w['stderr']:.1%} of {w['n']}")
-             for key, w in results["win_rate"].items()]
-    rows += [("seconds", f"{sum(results['seconds'].values()):.0f}",
-              ", ".join(f"{k} {v:.0f}" for k, v in results["seconds"].items()))]
-    return "\n".join(f"{a:<34}{b:<30}{c}" for a, b, c in rows)
+def evaluate(cfg, rho, r, pi, tokens, parts, queries, train, held_out, path):
+    """Step 4: everything held out, beside its limit; samples.txt, figure.png and results.json."""
+    score = period_rule(r, tokens.period, cfg.truncate_after)
+    picked = pick(queries, cfg.evaluations)
+    settings = cfg.response, cfg.temperature
+    reached, kl = measure(pi.trunk, rho, score, picked, *settings)
+    zero_shot, _ = measure(rho, rho, score, picked, *settings)
+    optimum = frontier(rho, score, pick(queries, cfg.optimum_queries), cfg.optimum_samples, *settings)
+    _, gains, kls, sizes = zip(*optimum)
+    tuned = reward.supervised(rho, train, tokens.encode, cfg.supervised_lr)
+    log = read_metrics(cfg)
+    results = {
+        "task": cfg.task, "seed": cfg.seed, "config": asdict(cfg),
+        "language_model": language_model_results(rho, tokens, parts, cfg),
+        "labels": label_results(cfg, train),
+        "reward_model": reward_model_results(cfg, r, tokens, held_out),
+        "policy": {"kl": kl, "kl_target": cfg.kl_target, "beta": log[-1]["beta"], "reward": reached,
+                   "optimal_reward": zero_shot + float(np.interp(kl, kls, gains)),
+                   "optimal_effective_samples": float(np.interp(kl, kls, sizes)),
+                   "zero_shot_reward": zero_shot, "episodes": log[-1]["episode"]},
+        "win_rate": {"zero_shot": win_rate(cfg, pi.trunk, rho, picked, tokens),
+                     "supervised": win_rate(cfg, pi.trunk, tuned, picked, tokens),
+                     "supervised_vs_zero_shot": win_rate(cfg, tuned, rho, picked, tokens)},
+        "frontier": optimum}
+    write_samples(cfg, rho, pi, score, tokens, queries)
+    gpt.write_whole(os.path.join(cfg.out, "figure.png"), lambda name: figures.draw(results, log, name))
+    write_json(path, results)
 
 
 # --- the driver -----------------------------------------------------------------------------------
@@ -530,7 +409,7 @@ def run(cfg):
 
     (train, held_out), seconds["labels"] = stage(
         cfg, "labels", "labels.jsonl",
-        lambda path: collect_labels(cfg, rho, tokens, queries["reward"], path), split_labels)
+        lambda path: collect_labels(cfg, rho, tokens, queries["reward"], path), reward.split_labels)
 
     r, seconds["reward_model"] = stage(
         cfg, "reward_model", "reward.pt",
@@ -550,7 +429,7 @@ def run(cfg):
     results["policy"]["episodes_per_second"] = results["policy"]["episodes"] / seconds["policy"]
     write_json(os.path.join(cfg.out, "results.json"), results)
     blocks = Path(cfg.out, "samples.txt").read_text("utf-8").split("\n\n")
-    print("\n" + "\n\n".join(blocks[:3]) + "\n\n" + closing_table(results))
+    print("\n" + "\n\n".join(blocks[:3]) + "\n\n" + figures.table(results))
     return results
 
 
@@ -604,7 +483,7 @@ def check(cfg):
     need(cfg.device != "cuda" or torch.cuda.is_available(), "device", "one that is present here")
     need(cfg.device != "mps" or torch.backends.mps.is_available(), "device", "one that is present here")
     for f in fields(cfg):
-        if f.type in (int, float) and f.name not in ("seed", "kl_target", "truncate_after", "gain", "vf_coef"):
+        if f.type in (int, float) and f.name not in ("seed", "kl_target", "truncate_after", "gain", "vf_coef", "whiten_rewards"):
             need(getattr(cfg, f.name) > 0 and math.isfinite(getattr(cfg, f.name)), f.name, "above 0")
     need(cfg.seed >= 0, "seed", "0 or more")
     need(cfg.kl_target >= 0, "kl_target", "0 or more")
