@@ -36,8 +36,9 @@ def draw(results, log, path):
     ax, base = axes["plane"], policy["zero_shot_reward"]
     points = np.array([(k, base + gain, ess) for _, gain, k, ess in results["frontier"]])
     firm = points[:, 2] >= 10
-    ax.plot(points[:, 0], points[:, 1], color="black", ls=":", label="optimum, fewer than 10 samples")
-    ax.plot(points[firm, 0], points[firm, 1], color="black", lw=2, label="optimum rho exp(r / beta)")
+    ax.plot(points[:, 0], points[:, 1], color="black", ls=":", label="optimum, on under 10 samples")
+    ax.plot(points[firm, 0], points[firm, 1], color="black", lw=2,
+            label="optimum, rho exp(r / beta)")
     dots = ax.scatter(kl, score, c=episode, s=12, cmap="viridis", label="pi, batch by batch")
     fig.colorbar(dots, ax=ax, label="episodes")
     ax.plot(policy["kl"], policy["reward"], "r*", ms=15, label="pi at the end, held out")
@@ -66,8 +67,8 @@ def table(results):
     rows = [("language model", f"loss {lm['loss']:.3f}", f"unigram {lm['unigram_loss']:.3f}"),
             ("reward model", f"accuracy {r['accuracy']:.3f}, loss {r['loss']:.3f}", best),
             ("KL(pi, rho)", f"{p['kl']:.2f}", f"target {p['kl_target']:.2f}"),
-            ("reward of pi", f"{p['reward']:+.2f}", f"zero-shot {p['zero_shot_reward']:+.2f}, optimum "
-                                                    f"at this KL {p['optimal_reward']:+.2f}")]
+            ("reward of pi", f"{p['reward']:+.2f}", f"zero-shot {p['zero_shot_reward']:+.2f}, "
+             f"optimum at this KL {p['optimal_reward']:+.2f}")]
     rows += [(f"win rate, {key}", f"{w['mean']:.1%}", f"+/- {w['stderr']:.1%} of {w['n']}")
              for key, w in results["win_rate"].items()]
     rows += [("seconds", f"{sum(results['seconds'].values()):.0f}",

@@ -51,10 +51,10 @@ class Attention(nn.Module):
     def forward(self, x, past):
         """x (B, T, C); past: None, or the function that stores k, v and returns all so far."""
         B, T, C = x.shape
-        q, k, v = self.c_attn(x).view(B, T, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (B, H, T, D)
+        q, k, v = self.c_attn(x).view(B, T, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         if past is not None:
             k, v = past(k, v)                                                      # (B, H, S, D)
-        # One new token sees all there is; a block of new tokens is causal and has nothing before it.
+        # One new token sees all there is; a block of several is causal, with nothing before it.
         y = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, C))
 
@@ -86,10 +86,10 @@ class GPT(nn.Module):
         self.wpe = nn.Embedding(context, width)
         self.h = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.ln_f = nn.LayerNorm(width)
-        # GPT-2: N(0, .02), positions N(0, .01), biases 0; what adds to the residual stream is scaled
-        # down by sqrt(2 layers), so that the stream's variance does not grow with depth. GPT-2's .02
-        # is for 768 channels; here it grows as 1 / sqrt(C) below that, without which a narrow
-        # model's attention starts almost uniform and takes thousands of steps to find a name.
+        # GPT-2: N(0, .02), positions N(0, .01), biases 0; what adds to the residual stream is
+        # scaled down by sqrt(2 layers), so that its variance does not grow with depth. .02 is for
+        # 768 channels; here it grows as 1 / sqrt(C) below that, or a narrow model's attention would
+        # start almost uniform and take far longer to learn to copy a name.
         std = 0.02 * math.sqrt(max(1, 768 / width))
         for name, p in self.named_parameters():
             if name.endswith("c_proj.weight"):
@@ -100,7 +100,7 @@ class GPT(nn.Module):
                 nn.init.zeros_(p)
 
     def hidden(self, tokens, cache=None):
-        """The last hidden states. tokens (B, T) -> (B, T, C). With a cache, tokens go on from it."""
+        """The last hidden states. tokens (B, T) -> (B, T, C). A cache holds those before."""
         n = cache.length if cache else 0
         T, context = tokens.size(1), self.shape["context"]
         assert n + T <= context, f"{n + T} tokens, but the model has {context} positions"
@@ -140,7 +140,7 @@ def draw(log_pi):
 
 def on_response(a, Q):
     """Column t predicts token t + 1, so the T response tokens are predicted by the columns
-    Q - 1 .. Q + T - 2. a (B, Q + T, ...) -> (B, T, ...). The off-by-one lives here, nowhere else."""
+    Q - 1 .. Q + T - 2. a (B, Q + T, ...) -> (B, T, ...). The off-by-one lives only here."""
     return a[:, Q - 1:-1]
 
 
@@ -163,7 +163,7 @@ class Cache:
         self.length = 0
 
     def at(self, layer):
-        """The function by which one layer stores new k, v (B, H, T, D) and gets all (B, H, S, D)."""
+        """The function with which a layer stores k, v (B, H, T, D) and gets all (B, H, S, D)."""
         def past(k, v):
             S = self.length + k.size(2)
             self.kv[layer, 0, :, :, self.length:S] = k
@@ -177,8 +177,8 @@ def sample(model, x, T, temperature=1.0):
     """T tokens after each query: x (B, Q) -> y (B, T), logp (B, T), h (B, T, C).
 
     logp is log pi(y_t | x, y_<t) and h the state that predicted y_t: what PPO needs of the sampler,
-    so that no second forward pass is spent on it. Pure categorical sampling, no stop token. All chance in
-    this project comes from torch.manual_seed and from generators that are passed in."""
+    so that no second forward pass is spent on it. Pure categorical sampling, no stop token; all
+    chance comes from torch.manual_seed."""
     B, Q = x.shape
     y, logp = x.new_empty(B, T), torch.empty(B, T, device=x.device)
     h = torch.empty(B, T, model.shape["width"], device=x.device)
@@ -193,7 +193,7 @@ def sample(model, x, T, temperature=1.0):
 
 @torch.no_grad()
 def sample_uncached(model, x, T, temperature=1.0):
-    """The slow twin of `sample`: reads everything again for each token. Kept to be compared with."""
+    """The slow twin of `sample`: reads all again for each token. Kept to compare with."""
     Q = x.size(1)
     for _ in range(T):
         log_pi = log_distribution(model, model.hidden(x)[:, -1], temperature)      # (B, V)
@@ -222,7 +222,7 @@ def learn_bpe(text, vocabulary):
     """The tokens that byte-pair encoding learns from text: a list of at most `vocabulary` bytes.
 
     Starting from the 256 bytes, the commonest pair of neighbours becomes a token, again and again.
-    Distinct pieces are counted once and only those that hold the pair are touched: a second's work."""
+    Distinct pieces are counted once, and only those that hold the pair are touched."""
     pieces = Counter(regex.findall(PIECES, text))
     words = [([bytes([b]) for b in piece.encode()], n) for piece, n in pieces.items()]
     count, where = Counter(), defaultdict(set)

@@ -117,7 +117,7 @@ def gae(reward, value, lam):
 
 
 def policy_loss(logp, old_logp, advantage, clip):
-    """PPO's clipped objective (Schulman et al. 2017, eq. 7), negated. (B, T) each -> loss, share cut.
+    """PPO's clipped objective (Schulman et al. 2017, eq. 7), negated; and the share cut.
 
     The worse of two: the ratio as it is, and the ratio held to 1 - clip .. 1 + clip. So there is
     nothing to gain from moving a token's probability further than that, and all of it to lose."""
@@ -178,8 +178,8 @@ def sample_finished(model, x, T, temperature, period, after, size=1024, tries=20
             y[~found] = sample(model, rows[~found], T, temperature)[0]
         else:
             raise Complaint(f"{int((~found).sum())} of {len(y)} responses have no period between "
-                            f"tokens {after} and {T} in {tries} tries: the model needs more training, "
-                            "or a longer response")
+                            f"tokens {after} and {T} in {tries} tries: the model "
+                            "needs more training, or a longer response")
         ys.append(y)
         lengths.append(length)
     return torch.cat(ys), torch.cat(lengths)
@@ -296,7 +296,7 @@ def measure(model, rho, score, queries, T, temperature):
 
 @torch.no_grad()
 def frontier(rho, score, queries, n, T, temperature):
-    """Section 3.1.1's limit from n samples of rho for each query: rows (beta, gain on rho, KL, ESS)."""
+    """Section 3.1.1's limit, from n samples of rho a query: rows (beta, gain on rho, KL, ESS)."""
     scores = []
     for x in queries.values():
         for row in x.to(rho.wte.weight.device):

@@ -2,7 +2,7 @@
 reward.py: r(x, y), learned from which of four responses a labeler liked best.
 
 Paper: Ziegler et al. 2019, section 2, eq. 1, and 2.2.
-In:  rho, comparisons (a query, four samples, the best)     Out: a model scoring N(0, 1) on rho's samples
+In:  rho, comparisons (a query, four samples, the best)   Out: r, N(0, 1) on samples of rho
 Not here: where the labels come from (stories.py), what the reward is used for (ppo.py).
 
 Letters: N comparisons, S tokens of query and response together, C channels; b the best of 0 .. 3.

@@ -65,9 +65,9 @@ class Config:
 
     task: str = option("labels", "sentiment", "what labelers like: sentiment or descriptiveness")
     labels: str = option("labels", "", "a file of comparisons to use, instead of simulated labels")
-    n_labels: int = option("labels", 5000, "comparisons to train r on; a fifth as many are held out; "
+    n_labels: int = option("labels", 5000, "comparisons to train r on, a fifth as many held out; "
                            "paper: 5,000 and more; released: 4,992")
-    temperature: float = option("labels", 0.7, "divides the logits everywhere; paper and released: 0.7")
+    temperature: float = option("labels", 0.7, "divides the logits; paper, released: 0.7")
     truncate_after: int = option("labels", 16, "a response is cut at its first period from this "
                                  "position on; paper and released: 16")
 
@@ -79,20 +79,20 @@ class Config:
     minibatches: int = option("policy", 1, "Adam steps an epoch; paper and released: 1")
     epochs: int = option("policy", 4, "passes over each batch; paper and released: 4")
     lr: float = option("policy", 3e-4, "falls to 0; paper: 1.41e-5; released: 1e-5")
-    kl_target: float = option("policy", 4.0, "nats per response, or 0 to keep beta as it is; paper: "
-                              "10 (sentiment), 6 (descriptiveness); released: 6")
+    kl_target: float = option("policy", 4.0, "nats per response, or 0 for a fixed beta; paper: 10 "
+                              "(sentiment), 6 (descriptiveness); released: 6")
     beta: float = option("policy", 0.15, "first price of a nat, in units of reward; released: 0.15")
-    gain: float = option("policy", 0.1, "the controller's K per update; paper: 0.1; released: batch / "
-                         "10,000 episodes, 0.051")
+    gain: float = option("policy", 0.1, "the controller's K, per update; paper: 0.1; released: "
+                         "batch / 10,000, which is 0.051")
     clip: float = option("policy", 0.2, "of ratio and value; released: 0.2")
     lam: float = option("policy", 0.95, "GAE's lambda; released: 0.95")
     vf_coef: float = option("policy", 0.02, "weight of the value loss; released: 0.1, with which "
                             "KL rose to 18 here in the first 3,600 episodes: see README")
     whiten_rewards: int = option("policy", 1, "1: divide rewards by their deviation; released: 1")
 
-    evaluations: int = option("evaluation", 1024, "held-out queries of each evaluation; paper: 1024")
+    evaluations: int = option("evaluation", 1024, "held-out queries of an evaluation; paper: 1024")
     supervised_lr: float = option("evaluation", 5e-4, "of the baseline: rho tuned on the winners")
-    optimum_queries: int = option("evaluation", 64, "queries at which the optimal policy is estimated")
+    optimum_queries: int = option("evaluation", 64, "queries where the optimum is estimated")
     optimum_samples: int = option("evaluation", 512, "samples of rho for each of them")
 
     device: str = option("run", "", "cpu, cuda or mps; the best one present if not given")
@@ -131,6 +131,7 @@ def stage(cfg, name, artefact, make, load):
         print(f"{name}: kept, {path} was made by these settings")
         return load(path), known["stages"][name]["seconds"]
     known["stages"].pop(name, None)
+    write_json(note, known)                  # a run cut short here leaves nothing that looks whole
     torch.manual_seed(1000 * cfg.seed + STAGES.index(name))
     start = time.time()
     make(path)
@@ -150,7 +151,8 @@ def watch(name, steps, total, line):
         if n == total or now - shown > (0.5 if terminal else 10):
             left = (now - start) / n * (total - n)
             text = f"{name}: {n}/{total} | {line(step)} | {left:.0f} s left"
-            print("\r" + text.ljust(99) if terminal else text, end="" if terminal else "\n", flush=True)
+            front, end = ("\r", "") if terminal else ("", "\n")
+            print(front + text.ljust(99 * terminal), end=end, flush=True)
             shown = now
         yield step
     if terminal:
@@ -165,7 +167,7 @@ def read_passages(cfg):
         try:
             text = " ".join(Path(cfg.text).read_bytes().decode("utf-8-sig").split())
         except UnicodeDecodeError as e:
-            raise Complaint(f"{cfg.text}: not a text in UTF-8 ({e.reason} at byte {e.start})") from None
+            raise Complaint(f"{cfg.text}: not UTF-8 text ({e.reason}, byte {e.start})") from None
         sentences = re.split(r"(?<=\.) ", text)
         passages = [" ".join(sentences[i:i + 40]) for i in range(0, len(sentences), 40)]
     else:
@@ -220,8 +222,8 @@ def language_model_results(rho, tokens, parts, cfg):
     T = rho.shape["context"]
     stream, starts = windows_of(parts["evaluation"], tokens, T)
     window = stream[starts[:2000, None] + torch.arange(T + 1)]
-    loss = np.mean([gpt.next_token_loss(rho, w[:, :-1].to(cfg.device), w[:, 1:].to(cfg.device)).item()
-                    for w in window.split(200)])
+    loss = np.mean([gpt.next_token_loss(rho, w[:, :-1], w[:, 1:]).item()
+                    for w in window.to(cfg.device).split(200)])
     train, _ = windows_of(parts["train"], tokens, T)
     count = torch.bincount(train, minlength=len(tokens.tokens)) + 1.0
     unigram = -(count / count.sum()).log()[window[:, 1:]].mean().item()
@@ -272,7 +274,8 @@ def train_reward_model(cfg, rho, tokens, comparisons, queries, path):
     reward.normalise(r, samples, lengths)
     data, length = reward.to_tokens(comparisons, tokens.encode, rho.shape["context"])
     best = torch.tensor([c.best for c in comparisons])
-    steps = reward.train_reward(r, data, length, best, lr=cfg.reward_lr, batch_size=cfg.reward_batch)
+    steps = reward.train_reward(r, data, length, best, lr=cfg.reward_lr,
+                                batch_size=cfg.reward_batch)
     for _ in watch("reward_model", steps, -(-len(best) // cfg.reward_batch), "loss {:.3f}".format):
         pass
     reward.normalise(r, samples, lengths)
@@ -289,7 +292,8 @@ def reward_model_results(cfg, r, tokens, held_out):
     """Accuracy and loss on comparisons never trained on, beside the best that anyone can reach."""
     questions = [c.samples for c in held_out]
     if cfg.labels:
-        p, limits = np.eye(4)[[c.best for c in held_out]], {"best_accuracy": None, "best_loss": None}
+        p = np.eye(4)[[c.best for c in held_out]]
+        limits = {"best_accuracy": None, "best_loss": None}
     else:
         p = stories.choice_probabilities(cfg.task, questions).mean(1)              # (n, 4)
         limits = stories.limits(cfg.task, questions)
@@ -303,12 +307,14 @@ def train_policy(cfg, rho, score, queries, path):
     """Step 3: pi, by PPO against r with the KL to rho priced; a line of metrics for each update."""
     pi = Policy(rho)
     updates = ppo(pi, rho, score, draw_from(queries, cfg.device), episodes=cfg.episodes,
-                  batch_size=cfg.batch, response=cfg.response, temperature=cfg.temperature, lr=cfg.lr,
-                  epochs=cfg.epochs, minibatches=cfg.minibatches, clip=cfg.clip, lam=cfg.lam, whiten_rewards=cfg.whiten_rewards,
-                  vf_coef=cfg.vf_coef, beta=cfg.beta, kl_target=cfg.kl_target or None, gain=cfg.gain)
+                  batch_size=cfg.batch, response=cfg.response, temperature=cfg.temperature,
+                  lr=cfg.lr, epochs=cfg.epochs, minibatches=cfg.minibatches, clip=cfg.clip,
+                  lam=cfg.lam, vf_coef=cfg.vf_coef, whiten_rewards=cfg.whiten_rewards,
+                  beta=cfg.beta, kl_target=cfg.kl_target or None, gain=cfg.gain)
     show = "r {score:+.2f} | kl {kl:.2f} | beta {beta:.3f} | clip {clip_fraction:.1%}"
     with open(os.path.join(cfg.out, "metrics.jsonl"), "w") as file:
-        for seen in watch("policy", updates, -(-cfg.episodes // cfg.batch), lambda s: show.format(**s)):
+        total = -(-cfg.episodes // cfg.batch)
+        for seen in watch("policy", updates, total, lambda seen: show.format(**seen)):
             file.write(json.dumps(seen) + "\n")
             file.flush()
     gpt.write_whole(path, lambda name: torch.save(pi.state_dict(), name))
@@ -327,8 +333,9 @@ def win_rate(cfg, model, other, queries, tokens):
     for x in queries.values():
         sides = []
         for m in (model, other):
-            y, length = sample_finished(m, x.to(cfg.device).repeat_interleave(2, dim=0), cfg.response,
-                                        cfg.temperature, tokens.period, cfg.truncate_after)
+            twice = x.to(cfg.device).repeat_interleave(2, dim=0)
+            y, length = sample_finished(m, twice, cfg.response, cfg.temperature, tokens.period,
+                                        cfg.truncate_after)
             sides.append([tokens.decode(ids[:n]) for ids, n in zip(y.tolist(), length.tolist())])
         questions += [sides[0][i:i + 2] + sides[1][i:i + 2] for i in range(0, 2 * len(x), 2)]
     p = stories.choice_probabilities(cfg.task, questions)
@@ -365,7 +372,8 @@ def evaluate(cfg, rho, r, pi, tokens, parts, queries, train, held_out, path):
     settings = cfg.response, cfg.temperature
     reached, kl = measure(pi.trunk, rho, score, picked, *settings)
     zero_shot, _ = measure(rho, rho, score, picked, *settings)
-    optimum = frontier(rho, score, pick(queries, cfg.optimum_queries), cfg.optimum_samples, *settings)
+    few = pick(queries, cfg.optimum_queries)
+    optimum = frontier(rho, score, few, cfg.optimum_samples, *settings)
     _, gains, kls, sizes = zip(*optimum)
     tuned = reward.supervised(rho, train, tokens.encode, cfg.supervised_lr)
     log = read_metrics(cfg)
@@ -383,7 +391,8 @@ def evaluate(cfg, rho, r, pi, tokens, parts, queries, train, held_out, path):
                      "supervised_vs_zero_shot": win_rate(cfg, tuned, rho, picked, tokens)},
         "frontier": optimum}
     write_samples(cfg, rho, pi, score, tokens, queries)
-    gpt.write_whole(os.path.join(cfg.out, "figure.png"), lambda name: figures.draw(results, log, name))
+    gpt.write_whole(os.path.join(cfg.out, "figure.png"),
+                    lambda name: figures.draw(results, log, name))
     write_json(path, results)
 
 
@@ -404,8 +413,8 @@ def run(cfg):
     print("queries: " + ", ".join(f"{sum(map(len, q.values()))} for {part}"
                                   for part, q in queries.items()))
     if not all(queries.values()):
-        raise Complaint(f"the text is too short: no query of {cfg.query_min} to {cfg.query_max} tokens "
-                        "that starts and ends with a sentence could be cut from each of its parts")
+        raise Complaint(f"the text is too short: no query of {cfg.query_min} to {cfg.query_max} "
+                        "tokens that starts and ends with a sentence can be cut from every part")
 
     (train, held_out), seconds["labels"] = stage(
         cfg, "labels", "labels.jsonl",
@@ -418,12 +427,14 @@ def run(cfg):
     score = period_rule(r, tokens.period, cfg.truncate_after)
 
     pi, seconds["policy"] = stage(
-        cfg, "policy", "policy.pt", lambda path: train_policy(cfg, rho, score, queries["policy"], path),
+        cfg, "policy", "policy.pt",
+        lambda path: train_policy(cfg, rho, score, queries["policy"], path),
         lambda path: load_onto(Policy(rho), path, cfg.device))
 
     results, seconds["evaluation"] = stage(
         cfg, "evaluation", "results.json",
-        lambda path: evaluate(cfg, rho, r, pi, tokens, parts, queries["evaluation"], train, held_out, path),
+        lambda path: evaluate(cfg, rho, r, pi, tokens, parts, queries["evaluation"], train,
+                              held_out, path),
         lambda path: json.loads(Path(path).read_text()))
     results["seconds"] = seconds
     results["policy"]["episodes_per_second"] = results["policy"]["episodes"] / seconds["policy"]
@@ -480,17 +491,18 @@ def check(cfg):
             raise Complaint(f"--{name} is {getattr(cfg, name)!r}, but must be {what}")
     need(cfg.task in stories.TASKS, "task", " or ".join(stories.TASKS))
     need(cfg.device in ("", "cpu", "cuda", "mps"), "device", "cpu, cuda or mps")
-    need(cfg.device != "cuda" or torch.cuda.is_available(), "device", "one that is present here")
-    need(cfg.device != "mps" or torch.backends.mps.is_available(), "device", "one that is present here")
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    need(present.get(cfg.device, True), "device", "one that is present here")
+    may_be_0 = ("seed", "kl_target", "truncate_after", "gain", "vf_coef", "whiten_rewards")
     for f in fields(cfg):
-        if f.type in (int, float) and f.name not in ("seed", "kl_target", "truncate_after", "gain", "vf_coef", "whiten_rewards"):
-            need(getattr(cfg, f.name) > 0 and math.isfinite(getattr(cfg, f.name)), f.name, "above 0")
-    need(cfg.seed >= 0, "seed", "0 or more")
-    need(cfg.kl_target >= 0, "kl_target", "0 or more")
+        if f.type in (int, float):
+            value = getattr(cfg, f.name)
+            need(math.isfinite(value) and value >= 0, f.name, "a number of 0 or more")
+            need(value > 0 or f.name in may_be_0, f.name, "above 0")
     need(cfg.vocabulary >= 257, "vocabulary", "at least 257: the bytes and one merge")
     need(cfg.width % cfg.heads == 0, "width", f"a multiple of --heads, {cfg.heads}")
     need(cfg.query_min <= cfg.query_max, "query_min", f"at most --query_max, {cfg.query_max}")
-    need(0 <= cfg.truncate_after < cfg.response, "truncate_after", f"below --response, {cfg.response}")
+    need(cfg.truncate_after < cfg.response, "truncate_after", f"below --response, {cfg.response}")
     need(cfg.minibatches <= cfg.batch, "minibatches", f"at most --batch, {cfg.batch}")
     need(cfg.n_labels >= 5, "n_labels", "at least 5")
 
