@@ -120,12 +120,20 @@ def write_json(path, value):
     gpt.write_whole(path, lambda name: Path(name).write_text(json.dumps(value, indent=1) + "\n"))
 
 
+def read_note(path):
+    """config.json: the settings of the run, and those by which each stage was made."""
+    try:
+        return json.loads(Path(path).read_text()) if os.path.exists(path) else {"stages": {}}
+    except ValueError:
+        raise Complaint(f"{path} is not JSON; delete it to have every stage run again") from None
+
+
 def stage(cfg, name, artefact, make, load):
     """The stage's result: loaded if it was made by these settings, else made and remembered.
 
     Returns (result, seconds it took to make). make() writes the artefact."""
     path, note = os.path.join(cfg.out, artefact), os.path.join(cfg.out, "config.json")
-    known = json.loads(Path(note).read_text()) if os.path.exists(note) else {"stages": {}}
+    known = read_note(note)
     wanted = settings_of(cfg, name)
     if os.path.exists(path) and known["stages"].get(name, {}).get("settings") == wanted:
         print(f"{name}: kept, {path} was made by these settings")
@@ -189,8 +197,8 @@ def train_language_model(cfg, parts, path):
     T = rho.shape["context"]
     stream, starts = windows_of(parts["train"], tokens, T)
     batches = gpt.windows(stream, starts, cfg.lm_batch, T)
-    steps = gpt.fit("language model", rho, batches, cfg.lm_steps, cfg.lm_lr)
-    for _ in watch("language model", steps, cfg.lm_steps, lambda loss: f"loss {loss:.3f}"):
+    steps = gpt.fit("language_model", rho, batches, cfg.lm_steps, cfg.lm_lr)
+    for _ in watch("language_model", steps, cfg.lm_steps, lambda loss: f"loss {loss:.3f}"):
         pass
     gpt.save_model(path, rho, tokens=[t.decode("latin-1") for t in tokens.tokens])
 
@@ -211,9 +219,10 @@ def windows_of(passages, tokens, T):
 def load_gpt(path, device):
     """A GPT and its Tokens from a file written by save_model."""
     saved = gpt.load_saved(path, device)
-    model = gpt.GPT(**saved["shape"]).to(device)
-    model.load_state_dict(saved["weights"])
-    return model.eval(), gpt.Tokens([t.encode("latin-1") for t in saved["tokens"]])
+    if not {"shape", "weights", "tokens"} <= set(saved):
+        raise Complaint(f"{path} holds no language model; delete it to have it made again")
+    model = fit_weights(gpt.GPT(**saved["shape"]), saved["weights"], path)
+    return model.to(device), gpt.Tokens([t.encode("latin-1") for t in saved["tokens"]])
 
 
 @torch.no_grad()
@@ -284,8 +293,15 @@ def train_reward_model(cfg, rho, tokens, comparisons, queries, path):
 
 def load_onto(module, path, device):
     """The module with the weights that were saved at path."""
-    module.load_state_dict(gpt.load_saved(path, device))
-    return module.to(device)
+    return fit_weights(module, gpt.load_saved(path, device), path).to(device)
+
+
+def fit_weights(module, weights, path):
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError:
+        raise Complaint(f"{path} does not fit the model; delete it to have it made again") from None
+    return module
 
 
 def reward_model_results(cfg, r, tokens, held_out):
@@ -327,8 +343,8 @@ def read_metrics(cfg):
 # --- the evaluation -------------------------------------------------------------------------------
 
 def win_rate(cfg, model, other, queries, tokens):
-    """The paper's protocol (2.4): two responses of each in one four-way comparison, and the
-    majority of three labelers says whose it was. Also returns the texts of the first few."""
+    """The paper's protocol (2.4): two responses of each in one four-way comparison; that side
+    wins of which the majority of three labelers chose a response."""
     questions = []
     for x in queries.values():
         sides = []

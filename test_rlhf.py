@@ -119,6 +119,13 @@ def test_sampled_and_recomputed_log_probabilities_agree(model):
     assert not torch.allclose(logp, gpt.score_tokens(model, x, y, 1.0)[0], atol=1e-2)
 
 
+def test_temperature_divides_the_logits(model):
+    h = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(model.logits(h, 0.5), 2 * model.logits(h), atol=1e-4)
+    sharp = gpt.log_distribution(model, h, 0.5).exp()
+    assert torch.allclose(sharp, (2 * model.logits(h)).softmax(-1), atol=1e-5)
+
+
 def test_draw_follows_the_distribution():
     torch.manual_seed(0)
     p = torch.tensor([0.5, 0.0, 0.2, 0.3])
