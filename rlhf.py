@@ -513,8 +513,9 @@ def check(cfg):
     for f in fields(cfg):
         if f.type in (int, float):
             value = getattr(cfg, f.name)
-            need(math.isfinite(value) and value >= 0, f.name, "a number of 0 or more")
-            need(value > 0 or f.name in may_be_0, f.name, "above 0")
+            enough = value >= 0 if f.name in may_be_0 else value > 0
+            need(enough and math.isfinite(value), f.name,
+                 "0 or more" if f.name in may_be_0 else "above 0")
     need(cfg.vocabulary >= 257, "vocabulary", "at least 257: the bytes and one merge")
     need(cfg.width % cfg.heads == 0, "width", f"a multiple of --heads, {cfg.heads}")
     need(cfg.query_min <= cfg.query_max, "query_min", f"at most --query_max, {cfg.query_max}")
