@@ -50,8 +50,9 @@ class Config:
     """Every setting. paper: the 774M runs. released: the released code, 124M. --help prints all."""
     seed: int = option("language_model", 0, "of all chance in the run")
     text: str = option("language_model", "", "a text file to learn from, instead of the stories")
-    passages: int = option("language_model", 20000, "stories to write: 70%% for rho, 10%% each for "
-                           "the queries of labels, of the policy and of the evaluation")
+    passages: int = option("language_model", 20000, "stories to write")
+    share: float = option("language_model", 0.1, "of the passages, for the queries of the labels, "
+                          "as much for the policy's and the evaluation's; the rest is for rho")
     vocabulary: int = option("language_model", 1536, "tokens of the BPE; GPT-2: 50,257")
     layers: int = option("language_model", 2, "paper: 36; released: 12")
     heads: int = option("language_model", 4, "paper: 20; released: 12")
@@ -181,8 +182,8 @@ def read_passages(cfg):
     else:
         rng = random.Random(cfg.seed)
         passages = [stories.passage(rng) for _ in range(cfg.passages)]
-    n, tenth = len(passages), len(passages) // 10
-    cuts = [n - 3 * tenth, n - 2 * tenth, n - tenth, n]
+    n, m = len(passages), int(cfg.share * len(passages))
+    cuts = [n - 3 * m, n - 2 * m, n - m, n]
     return dict(zip(["train", "reward", "policy", "evaluation"],
                     [passages[a:b] for a, b in zip([0] + cuts, cuts)]))
 
@@ -520,6 +521,7 @@ def check(cfg):
     need(cfg.width % cfg.heads == 0, "width", f"a multiple of --heads, {cfg.heads}")
     need(cfg.query_min <= cfg.query_max, "query_min", f"at most --query_max, {cfg.query_max}")
     need(cfg.truncate_after < cfg.response, "truncate_after", f"below --response, {cfg.response}")
+    need(cfg.share < 1 / 3, "share", "below a third, so that something is left for rho")
     need(cfg.minibatches <= cfg.batch, "minibatches", f"at most --batch, {cfg.batch}")
     need(cfg.n_labels >= 5, "n_labels", "at least 5")
 
