@@ -129,6 +129,10 @@ def test_temperature_divides_the_logits(model):
 def test_draw_follows_the_distribution():
     torch.manual_seed(0)
     p = torch.tensor([0.5, 0.0, 0.2, 0.3])
+    never_the_first = torch.tensor([[0.0, 1.0]]).log()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "rand", torch.zeros)      # the one number where it could go wrong
+        assert gpt.draw(never_the_first).tolist() == [[1]]
     share = torch.bincount(gpt.draw(p.log().expand(100_000, 4))[:, 0], minlength=4) / 100_000
     assert share[1] == 0 and torch.allclose(share, p, atol=0.01)
 
@@ -211,7 +215,7 @@ def test_sentiment_by_hand():
     assert (stories.sentiment("Mara was happy.") == raters("happy")).all()
     assert (stories.sentiment("Mara was not happy.") == -raters("happy")).all()
     assert (stories.sentiment("She was not. Happy days.") == raters("happy")).all()
-    assert (stories.sentiment("never in all that time happy") == raters("happy")).all()
+    assert (stories.sentiment("never in all days happy") == raters("happy")).all()
     assert (stories.sentiment("sad and sad") == 2 * raters("sad")).all()
     assert stories.sentiment("The of and.").tolist() == [0] * 10
 
@@ -306,6 +310,7 @@ def test_reward_head_scale(model):
 def test_normalisation_holds_on_fresh_samples_and_once_is_enough(model):
     torch.manual_seed(0)
     r = reward.RewardModel(model)
+    r.head.bias.data.fill_(5.0)
     def fresh():
         x = tokens_of(1, 5).expand(4000, -1)
         return torch.cat([x, gpt.sample(model, x, 8)[0]], dim=1), torch.full((4000,), 13)
