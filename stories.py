@@ -2,7 +2,7 @@
 stories.py: a small world to write about, and the people who judge what is written.
 
 Paper: Ziegler et al. 2019, section 3.1 (BookCorpus, here passages) and 2.4 (Scale AI's labelers).
-In:  a seed                            Out: passages of 6 to 12 sentences, and labelers of any text
+In:  a random.Random                   Out: passages of 6 to 12 sentences, and labelers of any text
 Not here: anything that learns. The only randomness is that of the generator passed in.
 
 A passage keeps two people, a place, a thing, an animal, a tree, a mood and a liking for detail.
