@@ -88,7 +88,7 @@ class Config:
     clip: float = option("policy", 0.2, "of ratio and value; released: 0.2")
     lam: float = option("policy", 0.95, "GAE's lambda; released: 0.95")
     vf_coef: float = option("policy", 0.02, "weight of the value loss; released: 0.1, with which "
-                            "KL rose to 18 here in the first 3,600 episodes: see README")
+                            "KL overshoots here: see README")
     whiten_rewards: int = option("policy", 1, "1: divide rewards by their deviation; released: 1")
 
     evaluations: int = option("evaluation", 1024, "held-out queries of an evaluation; paper: 1024")
