@@ -291,7 +291,8 @@ NEGATIONS = set("not no never nor nobody nothing without cannot didn't wasn't do
 DESCRIPTIVE = set(POOLS["adj"] + POOLS["adv"] + """
     bright warm fresh sweet sour bitter rainbow light shadow wind rain snow moon sky hills leaf
     smell noise music voice tail eyes cloth paper string water roof evening narrow low wild tall
-    broad dry wet loud silent sharp gentle lofty dreary sunny cloudy clear gay shining rich""".split())
+    broad dry wet loud silent sharp gentle lofty dreary sunny cloudy clear gay shining
+    rich""".split())
 
 
 def words_of(text):
