@@ -1,15 +1,125 @@
 """
-figures.py: what a run leaves to look at: the figure, and the closing table.
+figures.py: what is reported of a run: its numbers, samples, figure and closing table.
 
-In:  results.json's dictionary and the lines of metrics.jsonl      Out: figure.png, a table of text
-Not here: any computation that the numbers depend on.
+Paper: Ziegler et al. 2019, section 3.1.2 (win rates), figure 3 (the KL-reward plane), table 9.
+In:  rho, r, pi and what is held out        Out: results.json's dictionary, and ways to look at it
+Not here: anything that learns, but for the supervised baseline that pi is compared with.
 """
 
 import matplotlib
 import numpy as np
+import torch
+
+import gpt
+import stories
+from ppo import frontier, measure, period_rule, pick, sample_finished
+from reward import judge, supervised, to_tokens
 
 matplotlib.use("Agg")    # draw into files, with or without a screen
 import matplotlib.pyplot as plt
+
+
+# --- the numbers ----------------------------------------------------------------------------------
+
+@torch.no_grad()
+def language_model_results(rho, tokens, parts):
+    """Held-out loss per token, and that of a model that knows only how common each token is."""
+    train, test = (gpt.windows(map(tokens.encode, parts[part]), tokens.period, rho.shape["context"])
+                   for part in ("train", "evaluation"))
+    test = test[:2000]
+    losses = [gpt.next_token_loss(rho, w[:, :-1], w[:, 1:]).item()
+              for w in test.to(rho.wte.weight.device).split(200)]
+    count = torch.bincount(train.flatten(), minlength=len(tokens.tokens)) + 1.0
+    unigram = -(count / count.sum()).log()[test[:, 1:]].mean().item()
+    return {"loss": float(np.mean(losses)), "unigram_loss": unigram}
+
+
+def label_results(cfg, comparisons):
+    """How often two labelers agree: by choice, and with the choice noise taken away."""
+    if cfg.labels:
+        return {"n": len(comparisons), "agreement": None, "source": cfg.labels}
+    questions = [c.samples for c in comparisons]
+    p, taste = (stories.choice_probabilities(cfg.task, questions, t) for t in (None, 1e-6))
+    return {"n": len(comparisons), "agreement": stories.agreement(p),
+            "agreement_without_noise": stories.agreement(taste), "source": "simulated labelers"}
+
+
+def reward_model_results(cfg, r, tokens, held_out):
+    """Accuracy and loss on comparisons never trained on, beside the best that anyone can reach."""
+    questions = [c.samples for c in held_out]
+    if cfg.labels:
+        p = np.eye(4)[[c.best for c in held_out]]
+        limits = {"best_accuracy": None, "best_loss": None}
+    else:
+        p = stories.choice_probabilities(cfg.task, questions).mean(1)              # (n, 4)
+        limits = stories.limits(cfg.task, questions)
+    data, length = to_tokens(held_out, tokens.encode, r.trunk.shape["context"])
+    seen = judge(r, data.to(cfg.device), length.to(cfg.device),
+                        torch.tensor(p, dtype=torch.float32, device=cfg.device))
+    return {**seen, **limits, "n": len(held_out)}
+
+
+def win_rate(cfg, model, other, queries, tokens):
+    """The paper's protocol (2.4): two responses of each in one four-way comparison; that side
+    wins of which the majority of three labelers chose a response."""
+    questions = []
+    for x in queries.values():
+        sides = []
+        for m in (model, other):
+            twice = x.to(cfg.device).repeat_interleave(2, dim=0)
+            y, length = sample_finished(m, twice, cfg.response, cfg.temperature, tokens.period,
+                                        cfg.truncate_after)
+            sides.append([tokens.decode(ids[:n]) for ids, n in zip(y.tolist(), length.tolist())])
+        questions += [sides[0][i:i + 2] + sides[1][i:i + 2] for i in range(0, 2 * len(x), 2)]
+    p = stories.choice_probabilities(cfg.task, questions)
+    votes = stories.choose(p, np.random.default_rng([cfg.seed, 2]), people=3) < 2  # (n, 3)
+    won = votes.sum(1) >= 2
+    n = len(won)
+    return {"mean": float(won.mean()), "stderr": float(won.std() / n ** 0.5), "n": n}
+
+
+def results(cfg, rho, r, pi, tokens, parts, queries, train, held_out, log):
+    """Everything that results.json tells of a run, held out, beside its limit."""
+    score = period_rule(r, tokens.period, cfg.truncate_after)
+    picked, few = pick(queries, cfg.evaluations), pick(queries, cfg.optimum_queries)
+    settings = cfg.response, cfg.temperature
+    reached, kl = measure(pi.trunk, rho, score, picked, *settings)
+    zero_shot, _ = measure(rho, rho, score, picked, *settings)
+    optimum = frontier(rho, score, few, cfg.optimum_samples, *settings)
+    _, gains, kls, sizes = zip(*optimum)
+    tuned = supervised(rho, train, tokens.encode, cfg.supervised_lr)
+    return {
+        "language_model": language_model_results(rho, tokens, parts),
+        "labels": label_results(cfg, train),
+        "reward_model": reward_model_results(cfg, r, tokens, held_out),
+        "policy": {"kl": kl, "kl_target": cfg.kl_target, "beta": log[-1]["beta"], "reward": reached,
+                   "optimal_reward": zero_shot + float(np.interp(kl, kls, gains)),
+                   "optimal_effective_samples": float(np.interp(kl, kls, sizes)),
+                   "zero_shot_reward": zero_shot, "episodes": log[-1]["episode"]},
+        "win_rate": {"zero_shot": win_rate(cfg, pi.trunk, rho, picked, tokens),
+                     "supervised": win_rate(cfg, pi.trunk, tuned, picked, tokens),
+                     "supervised_vs_zero_shot": win_rate(cfg, tuned, rho, picked, tokens)},
+        "frontier": optimum}
+
+
+# --- what a person sees ---------------------------------------------------------------------------
+
+def samples(cfg, rho, r, pi, tokens, queries):
+    """The same 40 queries continued by rho and by pi, with r and KL, as one text."""
+    score, blocks = period_rule(r, tokens.period, cfg.truncate_after), []
+    for x in pick(queries, 40).values():
+        x = x.to(cfg.device)
+        lines = [[f"query       {tokens.decode(q)}"] for q in x.tolist()]
+        for name, model in (("zero-shot", rho), ("fine-tuned", pi.trunk)):
+            y, length = sample_finished(model, x, cfg.response, cfg.temperature, tokens.period,
+                                        cfg.truncate_after)
+            logp, logp_rho = (gpt.score_tokens(m, x, y, cfg.temperature)[0] for m in (model, rho))
+            rows = zip(lines, y.tolist(), length.tolist(), score(x, y).tolist(),
+                       (logp - logp_rho).sum(1).tolist())
+            for block, ids, n, reward, kl in rows:
+                block.append(f"{name:<11} r {reward:+.2f}  kl {kl:4.1f}  {tokens.decode(ids[:n])}")
+        blocks += ["\n".join(block) for block in lines]
+    return "\n\n".join(blocks) + "\n"
 
 
 def draw(results, log, path):

@@ -274,14 +274,21 @@ def next_token_loss(model, tokens, target):
     return F.cross_entropy(logits.flatten(0, 1).float(), target.flatten(), ignore_index=-100)
 
 
-def windows(stream, starts, B, T):
-    """Endless batches of windows of a stream of tokens (N,): tokens (B, T), target (B, T).
+def sentence_starts(ids, period):
+    return [0] + [i + 1 for i, token in enumerate(ids) if token == period]
 
-    A window begins at one of `starts`, where a sentence does, as every query will."""
-    starts = starts[starts < len(stream) - T]
+
+def windows(passages, period, T):
+    """All runs of T + 1 tokens that begin where a sentence does, as every query will, and stay
+    within their passage. passages: lists of ids -> (N, T + 1)."""
+    return torch.tensor([ids[s:s + T + 1] for ids in passages for s in sentence_starts(ids, period)
+                         if s + T < len(ids)])
+
+
+def batches_of(windows, B):
+    """Endless batches of random windows: tokens (B, T), target (B, T)."""
     while True:
-        start = starts[torch.randint(len(starts), (B, 1))]    # (B, 1)
-        window = stream[start + torch.arange(T + 1)]                               # (B, T + 1)
+        window = windows[torch.randint(len(windows), (B,))]                        # (B, T + 1)
         yield window[:, :-1], window[:, 1:]
 
 

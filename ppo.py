@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 import torch.nn as nn
 
-from gpt import Complaint, sample, score_tokens
+from gpt import Complaint, sample, score_tokens, sentence_starts
 
 
 class Policy(nn.Module):
@@ -35,10 +35,6 @@ class Policy(nn.Module):
 
 
 # --- queries --------------------------------------------------------------------------------------
-
-def sentence_starts(ids, period):
-    return [0] + [i + 1 for i, token in enumerate(ids) if token == period]
-
 
 def cut_queries(passages, tokens, shortest, longest, taken):
     """All runs of whole sentences of a permitted length, none twice: {length: (n, length)}.

@@ -34,8 +34,8 @@ import gpt
 import reward
 import stories
 from gpt import Complaint
-from ppo import (Policy, cut_queries, draw_from, frontier, measure, period_rule, pick, ppo,
-                 sample_finished, sentence_starts, truncate)
+from ppo import (Policy, cut_queries, draw_from, period_rule, pick, ppo, sample_finished,
+                 truncate)
 
 STAGES = ["language_model", "labels", "reward_model", "policy", "evaluation"]
 
@@ -195,26 +195,15 @@ def train_language_model(cfg, parts, path):
     tokens = gpt.Tokens(gpt.learn_bpe("\n".join(" " + p for p in parts["train"]), cfg.vocabulary))
     rho = gpt.GPT(len(tokens.tokens), cfg.query_max + cfg.response, cfg.layers, cfg.heads,
                   cfg.width).to(cfg.device)
-    T = rho.shape["context"]
-    stream, starts = windows_of(parts["train"], tokens, T)
-    batches = gpt.windows(stream, starts, cfg.lm_batch, T)
-    steps = gpt.fit("language_model", rho, batches, cfg.lm_steps, cfg.lm_lr)
+    windows = gpt.windows(map(tokens.encode, parts["train"]), tokens.period, rho.shape["context"])
+    if not len(windows):
+        raise Complaint(f"the text is too short: no {rho.shape['context'] + 1} tokens in a row "
+                        "start at a sentence")
+    steps = gpt.fit("language_model", rho, gpt.batches_of(windows, cfg.lm_batch), cfg.lm_steps,
+                    cfg.lm_lr)
     for _ in watch("language_model", steps, cfg.lm_steps, lambda loss: f"loss {loss:.3f}"):
         pass
     gpt.save_model(path, rho, tokens=[t.decode("latin-1") for t in tokens.tokens])
-
-
-def windows_of(passages, tokens, T):
-    """The passages end to end (N,), and where a window of T + 1 tokens may start: at a sentence
-    of a passage that goes on for as long."""
-    ids = [tokens.encode(p) for p in passages]
-    starts, n = [], 0
-    for passage in ids:
-        starts += [n + s for s in sentence_starts(passage, tokens.period) if s + T < len(passage)]
-        n += len(passage)
-    if not starts:
-        raise Complaint(f"the text is too short: no window of {T + 1} tokens starts at a sentence")
-    return torch.tensor([t for passage in ids for t in passage]), torch.tensor(starts)
 
 
 def load_gpt(path, device):
@@ -224,20 +213,6 @@ def load_gpt(path, device):
         raise Complaint(f"{path} holds no language model; delete it to have it made again")
     model = fit_weights(gpt.GPT(**saved["shape"]), saved["weights"], path)
     return model.to(device), gpt.Tokens([t.encode("latin-1") for t in saved["tokens"]])
-
-
-@torch.no_grad()
-def language_model_results(rho, tokens, parts, cfg):
-    """Held-out loss per token, and that of a model that knows only how common each token is."""
-    T = rho.shape["context"]
-    stream, starts = windows_of(parts["evaluation"], tokens, T)
-    window = stream[starts[:2000, None] + torch.arange(T + 1)]
-    loss = np.mean([gpt.next_token_loss(rho, w[:, :-1], w[:, 1:]).item()
-                    for w in window.to(cfg.device).split(200)])
-    train, _ = windows_of(parts["train"], tokens, T)
-    count = torch.bincount(train, minlength=len(tokens.tokens)) + 1.0
-    unigram = -(count / count.sum()).log()[window[:, 1:]].mean().item()
-    return {"loss": float(loss), "unigram_loss": unigram}
 
 
 def collect_labels(cfg, rho, tokens, queries, path):
@@ -259,16 +234,6 @@ def collect_labels(cfg, rho, tokens, queries, path):
     best = stories.choose(p, rng)[:, 0]
     lines = [reward.to_line(reward.Comparison(q, s, int(b))) for (q, s), b in zip(questions, best)]
     gpt.write_whole(path, lambda name: Path(name).write_text("".join(lines), "utf-8"))
-
-
-def label_results(cfg, comparisons):
-    """How often two labelers agree: by choice, and with the choice noise taken away."""
-    if cfg.labels:
-        return {"n": len(comparisons), "agreement": None, "source": cfg.labels}
-    questions = [c.samples for c in comparisons]
-    p, taste = (stories.choice_probabilities(cfg.task, questions, t) for t in (None, 1e-6))
-    return {"n": len(comparisons), "agreement": stories.agreement(p),
-            "agreement_without_noise": stories.agreement(taste), "source": "simulated labelers"}
 
 
 def train_reward_model(cfg, rho, tokens, comparisons, queries, path):
@@ -305,21 +270,6 @@ def fit_weights(module, weights, path):
     return module
 
 
-def reward_model_results(cfg, r, tokens, held_out):
-    """Accuracy and loss on comparisons never trained on, beside the best that anyone can reach."""
-    questions = [c.samples for c in held_out]
-    if cfg.labels:
-        p = np.eye(4)[[c.best for c in held_out]]
-        limits = {"best_accuracy": None, "best_loss": None}
-    else:
-        p = stories.choice_probabilities(cfg.task, questions).mean(1)              # (n, 4)
-        limits = stories.limits(cfg.task, questions)
-    data, length = reward.to_tokens(held_out, tokens.encode, r.trunk.shape["context"])
-    seen = reward.judge(r, data.to(cfg.device), length.to(cfg.device),
-                        torch.tensor(p, dtype=torch.float32, device=cfg.device))
-    return {**seen, **limits, "n": len(held_out)}
-
-
 def train_policy(cfg, rho, score, queries, path):
     """Step 3: pi, by PPO against r with the KL to rho priced; a line of metrics for each update."""
     pi = Policy(rho)
@@ -337,77 +287,14 @@ def train_policy(cfg, rho, score, queries, path):
     gpt.write_whole(path, lambda name: torch.save(pi.state_dict(), name))
 
 
-def read_metrics(cfg):
-    return [json.loads(line) for line in open(os.path.join(cfg.out, "metrics.jsonl"))]
-
-
-# --- the evaluation -------------------------------------------------------------------------------
-
-def win_rate(cfg, model, other, queries, tokens):
-    """The paper's protocol (2.4): two responses of each in one four-way comparison; that side
-    wins of which the majority of three labelers chose a response."""
-    questions = []
-    for x in queries.values():
-        sides = []
-        for m in (model, other):
-            twice = x.to(cfg.device).repeat_interleave(2, dim=0)
-            y, length = sample_finished(m, twice, cfg.response, cfg.temperature, tokens.period,
-                                        cfg.truncate_after)
-            sides.append([tokens.decode(ids[:n]) for ids, n in zip(y.tolist(), length.tolist())])
-        questions += [sides[0][i:i + 2] + sides[1][i:i + 2] for i in range(0, 2 * len(x), 2)]
-    p = stories.choice_probabilities(cfg.task, questions)
-    votes = stories.choose(p, np.random.default_rng([cfg.seed, 2]), people=3) < 2  # (n, 3)
-    won = votes.sum(1) >= 2
-    n = len(won)
-    return {"mean": float(won.mean()), "stderr": float(won.std() / n ** 0.5), "n": n}
-
-
-def write_samples(cfg, rho, pi, score, tokens, queries):
-    """samples.txt: the same queries continued by rho and by pi, with r and KL."""
-    blocks = []
-    for x in pick(queries, 40).values():
-        x = x.to(cfg.device)
-        lines = [[f"query       {tokens.decode(q)}"] for q in x.tolist()]
-        for name, model in (("zero-shot", rho), ("fine-tuned", pi.trunk)):
-            y, _ = sample_finished(model, x, cfg.response, cfg.temperature, tokens.period,
-                                   cfg.truncate_after)
-            logp, logp_rho = (gpt.score_tokens(m, x, y, cfg.temperature)[0] for m in (model, rho))
-            length, _ = truncate(y, tokens.period, cfg.truncate_after)
-            rows = zip(lines, y.tolist(), length.tolist(), score(x, y).tolist(),
-                       (logp - logp_rho).sum(1).tolist())
-            for block, ids, n, r, kl in rows:
-                block.append(f"{name:<11} r {r:+.2f}  kl {kl:4.1f}  {tokens.decode(ids[:n])}")
-        blocks += ["\n".join(block) for block in lines]
-    gpt.write_whole(os.path.join(cfg.out, "samples.txt"),
-                    lambda name: Path(name).write_text("\n\n".join(blocks) + "\n", "utf-8"))
-
-
 def evaluate(cfg, rho, r, pi, tokens, parts, queries, train, held_out, path):
     """Step 4: everything held out, beside its limit; samples.txt, figure.png and results.json."""
-    score = period_rule(r, tokens.period, cfg.truncate_after)
-    picked = pick(queries, cfg.evaluations)
-    settings = cfg.response, cfg.temperature
-    reached, kl = measure(pi.trunk, rho, score, picked, *settings)
-    zero_shot, _ = measure(rho, rho, score, picked, *settings)
-    few = pick(queries, cfg.optimum_queries)
-    optimum = frontier(rho, score, few, cfg.optimum_samples, *settings)
-    _, gains, kls, sizes = zip(*optimum)
-    tuned = reward.supervised(rho, train, tokens.encode, cfg.supervised_lr)
-    log = read_metrics(cfg)
-    results = {
-        "task": cfg.task, "seed": cfg.seed, "config": asdict(cfg),
-        "language_model": language_model_results(rho, tokens, parts, cfg),
-        "labels": label_results(cfg, train),
-        "reward_model": reward_model_results(cfg, r, tokens, held_out),
-        "policy": {"kl": kl, "kl_target": cfg.kl_target, "beta": log[-1]["beta"], "reward": reached,
-                   "optimal_reward": zero_shot + float(np.interp(kl, kls, gains)),
-                   "optimal_effective_samples": float(np.interp(kl, kls, sizes)),
-                   "zero_shot_reward": zero_shot, "episodes": log[-1]["episode"]},
-        "win_rate": {"zero_shot": win_rate(cfg, pi.trunk, rho, picked, tokens),
-                     "supervised": win_rate(cfg, pi.trunk, tuned, picked, tokens),
-                     "supervised_vs_zero_shot": win_rate(cfg, tuned, rho, picked, tokens)},
-        "frontier": optimum}
-    write_samples(cfg, rho, pi, score, tokens, queries)
+    log = [json.loads(line) for line in open(os.path.join(cfg.out, "metrics.jsonl"))]
+    results = {"task": cfg.task, "seed": cfg.seed, "config": asdict(cfg), **figures.results(
+        cfg, rho, r, pi, tokens, parts, queries, train, held_out, log)}
+    samples = figures.samples(cfg, rho, r, pi, tokens, queries)
+    gpt.write_whole(os.path.join(cfg.out, "samples.txt"),
+                    lambda name: Path(name).write_text(samples, "utf-8"))
     gpt.write_whole(os.path.join(cfg.out, "figure.png"),
                     lambda name: figures.draw(results, log, name))
     write_json(path, results)

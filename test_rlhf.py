@@ -168,8 +168,8 @@ def test_any_text_survives_the_tokens():
 def test_language_model_learns_a_pattern():
     torch.manual_seed(0)
     m = gpt.GPT(vocabulary=8, context=12, layers=1, heads=2, width=16)
-    stream = torch.arange(8).repeat(50)
-    batches = gpt.windows(stream, torch.arange(len(stream)), 8, 12)
+    windows = torch.arange(8).repeat(50).unfold(0, 13, 1)
+    batches = gpt.batches_of(windows, 8)
     losses = list(gpt.fit("test", m, batches, 60, lr=1e-2))
     assert losses[0] == pytest.approx(math.log(8), abs=0.5) and losses[-1] < 0.1
 
