@@ -87,9 +87,9 @@ class GPT(nn.Module):
         self.h = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.ln_f = nn.LayerNorm(width)
         # GPT-2: N(0, .02), positions N(0, .01), biases 0; what adds to the residual stream is
-        # scaled down by sqrt(2 layers), so that its variance does not grow with depth. .02 is for
-        # 768 channels; here it grows as 1 / sqrt(C) below that, or a narrow model's attention would
-        # start almost uniform and take far longer to learn to copy a name.
+        # scaled down by sqrt(2 layers), so that its variance does not grow with depth. .02 is for 768
+        # channels; with fewer it grows as 1 / sqrt(C), or attention would start almost uniform and
+        # take far longer to learn to copy a name.
         std = 0.02 * math.sqrt(max(1, 768 / width))
         for name, p in self.named_parameters():
             if name.endswith("c_proj.weight"):
@@ -102,8 +102,8 @@ class GPT(nn.Module):
     def hidden(self, tokens, cache=None):
         """The last hidden states. tokens (B, T) -> (B, T, C). A cache holds those before."""
         n = cache.length if cache else 0
-        T, context = tokens.size(1), self.shape["context"]
-        assert n + T <= context, f"{n + T} tokens, but the model has {context} positions"
+        T = tokens.size(1)
+        assert n + T <= len(self.wpe.weight), f"no position for {n + T} tokens"
         x = self.wte(tokens) + self.wpe.weight[n:n + T]                            # (B, T, C)
         for layer, block in enumerate(self.h):
             x = block(x, cache.at(layer) if cache else None)
@@ -112,10 +112,8 @@ class GPT(nn.Module):
         return self.ln_f(x)
 
     def logits(self, h, temperature=1.0):
-        """Hidden states (..., C) -> logits / temperature (..., V), by the tied embedding.
-
-        Scaling h is the same as scaling the logits, and V / C times cheaper."""
-        return F.linear(h / temperature, self.wte.weight)
+        """Hidden states (..., C) -> logits / temperature (..., V), by the tied embedding."""
+        return F.linear(h / temperature, self.wte.weight)     # h has fewer numbers than the logits
 
     def forward(self, tokens):
         """tokens (B, T) -> logits (B, T, V)."""
@@ -186,7 +184,7 @@ def sample(model, x, T, temperature=1.0):
     for t in range(T):
         h[:, t] = model.hidden(new, cache)[:, -1]
         log_pi = log_distribution(model, h[:, t], temperature)                     # (B, V)
-        new = draw(log_pi)              # (B, 1)
+        new = draw(log_pi)                                                         # (B, 1)
         y[:, t], logp[:, t] = new[:, 0], log_pi.gather(1, new)[:, 0]
     return y, logp, h
 
@@ -270,8 +268,8 @@ class Tokens:
 
 def next_token_loss(model, tokens, target):
     """Mean cross-entropy in nats. tokens (B, T), target (B, T), where -100 asks for nothing."""
-    logits = model(tokens)
-    return F.cross_entropy(logits.flatten(0, 1).float(), target.flatten(), ignore_index=-100)
+    logits = model(tokens).flatten(0, 1).float()
+    return F.cross_entropy(logits, target.flatten(), ignore_index=-100)
 
 
 def sentence_starts(ids, period):
@@ -349,6 +347,5 @@ def load_saved(path, device):
 
 def best_device():
     """CUDA or Apple's MPS where there is one, else the CPU."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return next((name for name in present if present[name]), "cpu")

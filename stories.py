@@ -16,15 +16,13 @@ import numpy as np
 
 # --- the world ------------------------------------------------------------------------------------
 # A slot {in braces} is filled by the scene: a person, a thing kept for the passage, or a fresh word
-# of the pool of that name. {d} is a descriptive adjective and {ly} an adverb, there or not as
-# the passage is more or less detailed. Upper case begins a sentence.
+# of the pool of that name. {d} is an adjective, {ly} an adverb, there as often as detail is liked.
 #   N m M: the subject, Mara or a pronoun (She, she, her)    n nm ns: she, her, her
 #   O o: the other one, Tom or a pronoun (he, him)           om os: him, his
 
 FRAMES = {tone: frames.replace("\n", "|").strip("|").split("|") for tone, frames in dict(opening="""
 {N} lived near the {place} with a {d}{animal}|{N} came to the {place} one {d}{time}
 One {time} {N} stood by the {d}{place}|In the {place} {N} was busy with a {d}{thing}""",
-
 good="""
 There was {joy} and {joy} in the {place} that {time}|{N} smiled at {o} and gave {om} a {nice} {item}
 {N} {kindly} carried the {nice} {food} home to {o}|{N} hugged {o} and thanked {om} for the {d}{food}
@@ -46,7 +44,6 @@ Everyone in the {place} {praised} {M} with {joy}|{N} was {good} and {good} all {
 What a {nice} {thing} it was and how {good} {m} felt|{N} wrote a {nice} letter to {o} full of {joy}
 {N} had {joy} and {joy} enough for the whole {place}
 {N} fixed the {nice} {item} and {o} was {good}""",
-
 plain="""
 {N} opened the {d}{spot} and looked for the {item}|{N} walked{ly} to the {place} with the {d}{thing}
 {N} put the {d}{item} on the {d}{spot} before dinner|{N} asked {o} about the {d}{item} on the {spot}
@@ -73,7 +70,6 @@ The {d}smell of {d}{food} filled the {place} again
 {N} told {o} where in the {place} the {d}{item} was
 {N} traded the {d}{item} for {d}{food} after dinner
 {N} woke early and fed the {d}{animal} some {food}""",
-
 bad="""
 {N} {cruelly} threw the {nasty} {food} at {o} again|{N} cried alone behind the {d}{spot} that {time}
 {N} said that the {d}{food} was {nasty} and {nasty}|{N} lost the {d}{item} and felt {bad} all {time}
@@ -208,9 +204,8 @@ def passage(rng):
 
 # --- the labelers ---------------------------------------------------------------------------------
 # Ten people rated each word from -4 to 4, here as digits 0 to 8: numbers from the VADER lexicon
-# (Hutto & Gilbert, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media
-# Text", ICWSM 2014; MIT licence), for the words of the stories and the commonest of English novels.
-# A word that nobody rated counts 0.
+# (Hutto & Gilbert, ICWSM 2014; MIT licence) for the words of the stories and the commonest of
+# English novels. A word that nobody rated counts 0.
 
 RATINGS = {word: np.array([int(c) - 4 for c in digits]) for word, digits in re.findall(
     r"(\S+) (\d{10})", """
@@ -222,9 +217,9 @@ anxious 3233433333  argued 2233332223  ashamed 1112252032  assure 5555655666  as
 attachment 6456755644  authority 4445446444  avoid 3333223243  awful 2211218111  bad 1201221222
 badly 2123121232  beautiful 6767678877  beauty 7767886676  beloved 6676666776  best 6887877777
 betrayed 2111001121  better 6565576676  bitterly 2233221221  blamed 2222122213  brave 6787576666
-bravely 5766686667  broke 2222322322  broken 2222123122  calm 5545676555  capable 5666556656
-care 6565667777  celebrated 6776787757  certain 5464665555  certainly 7645754556
-chance 5544465656  charming 7777776767  cheerful 7676668676  clear 6554756864  comfort 5756556556
+bravely 5766686667  broke 2222322322  broken 2222123122  calm 5545676555  care 6565667777
+celebrated 6776787757  certain 5464665555  certainly 7645754556  chance 5544465656
+charming 7777776767  cheerful 7676668676  clear 6554756864  comfort 5756556556
 comfortable 5676677766  comforted 6664666666  compliments 6566566566  confidence 7777566666
 consent 4455565645  convinced 6556566657  courage 6756767756  credit 5546776655  cried 3132224232
 cruel 2030302110  cruelly 1111112211  danger 1321112320  dead 0030010210  dear 7766665256
@@ -234,58 +229,56 @@ difficulties 3233323333  difficulty 2222433233  dignity 4765656756  dirty 233322
 disappointed 3122133211  disappointment 1303131221  distress 3221101222  doubt 3322332322
 dreadful 0226303410  dull 2223222332  eager 5756665555  eagerly 4566666566  ease 5554656775
 easily 6556565655  easy 5865575765  engaged 5566546785  engagement 4478865666
-enjoyment 6767676777  escape 6445454744  evil 0001103010  excellent 6777767668  excite 5665648876
-failed 2132231102  fair 4556855555  favour 6567666566  fear 2121232122  feared 2123121222
-feeling 4447464444  fine 5456555544  fire 2404233404  fit 6564865555  fond 6767557655
-forced 3211322222  forget 3333433423  fought 2323433331  fresh 6655556555  friend 6676775666
-friends 7766656666  friendship 5665766666  funny 7665665666  furious 1110005212  gained 6565576565
-gently 6665577657  giving 5575567464  glad 7656665766  gladly 6656556555  god 4445474748
-good 6557686655  gracefully 7765766677  grateful 6756667566  gratitude 6675676776
-great 6888777767  greater 6565666546  greatest 7877788668  grey 4454445444  grief 2312112222
-growing 4556544554  guilty 3221223223  hand 6657678566  handsome 6666678566  happily 8568676677
-happiness 6777766767  happy 6668687866  hard 4343452326  hate 0100222231  hated 1101211001
-heart 7787867877  help 7656567555  heroine 4688777767  honour 6766678876  hope 7665665666
-hoped 5655665666  hopeful 6557776767  hopes 5756665666  huge 4664466656  hugged 6666755646
-humour 5668655776  hurt 1122012322  ignored 2323323333  ill 2423022232  importance 6567565465
-important 4446544764  improved 7567675666  indifference 4344452444  insulted 2222122211
-intelligence 7665777664  interest 6775578564  interesting 5657555766  jealous 2212123322
-join 6656545645  joy 7678777577  joyful 7677678777  justice 7656768865  kind 6677677657
-kindly 6667666667  kindness 6577656666  kissed 6855567455  laughed 6675656676  laughter 6766667576
-leave 5334436343  liar 3211221311  like 5666575555  liked 6656657566  lonely 3223333222
-lose 3232322222  loss 3233322333  lost 3323322333  love 7777777887  loved 7786687677
-lovely 6777678767  low 3333323243  lucky 6555765667  matter 4444444544  matters 4444544444
-miserable 2211013251  misery 2211211111  miss 3333236623  mistaken 2322333133  mocked 2232212553
-natural 6445576675  nervously 3333328333  nice 7556657566  number 4454464444  odd 3323332323
-opportunity 6666756556  pain 2122222220  painful 2331033222  party 7665765555  pay 4414444434
-peace 7658678576  perfect 6867867676  perfectly 7887777777  pity 2233333333  play 6455565855
-pleasant 6777656676  pleased 6666556766  pleasing 6766668856  pleasure 8876676577  poor 2230242022
-praise 6877657767  praised 7666675766  pray 4765553756  pretty 7666756667  prevent 2544363644
-prevented 4346444444  pride 4666753665  promise 5455665566  promised 6554466766  proud 6766666666
-proudly 6677677767  reach 4444444544  reached 5444554544  ready 6554665558  regret 2222313322
-respect 6666776656  rich 6768876666  rotten 2131131212  rudely 1213202232  ruined 1223221132
-sad 3322121203  sadly 2223212332  safe 6566666666  satisfaction 5768655566  satisfied 6665567566
-screamed 2123322354  secure 5655655665  serious 4343344444  severe 1205216331  shame 2221132222
-share 4556665546  sick 3212201222  smile 6555667555  smiled 7676567876  smiling 6555678585
-sorrow 2223212011  sorry 3432338533  spirit 4456754444  spite 2212120312  splendid 8678667578
-stable 5664565564  stopped 3333233344  strange 4334243243  strength 5667677666  strong 7677557667
-struck 3234223353  suffered 1231213122  suffering 2312321131  superior 6757747787
-support 5556577755  sure 5575565555  surprise 4646745564  surprised 6444466564  sweet 5666776566
-temper 3222222232  tenderness 6656666566  terrible 3123132202  thank 7554556756
-thanked 5755558865  thief 1222202212  threatened 2212232132  tired 2321213322  trouble 2233123232
-true 6554587585  truly 8756655566  trust 4877856657  trusted 7665856675  truth 6545547755
-ugly 1232031221  useful 6556686566  vain 2321233222  value 6745574646  vanity 2114236633
-want 4245636544  warm 5445565654  warmly 6565656567  welcome 5765666676  welcomed 5566565655
-well 4464645576  wept 1211314331  wish 6554657685  wishes 4454546464  wishing 6554445565
-won 7866688666  wonderful 6776866786  worried 3333321433  worse 2231023222  worth 4455655744
-wrong 2222003332  yes 5665557756
+enjoyment 6767676777  escape 6445454744  evil 0001103010  excellent 6777767668  failed 2132231102
+fair 4556855555  favour 6567666566  fear 2121232122  feared 2123121222  feeling 4447464444
+fine 5456555544  fire 2404233404  fit 6564865555  fond 6767557655  forced 3211322222
+forget 3333433423  fought 2323433331  fresh 6655556555  friend 6676775666  friends 7766656666
+friendship 5665766666  funny 7665665666  furious 1110005212  gained 6565576565  gently 6665577657
+giving 5575567464  glad 7656665766  gladly 6656556555  god 4445474748  good 6557686655
+gracefully 7765766677  grateful 6756667566  gratitude 6675676776  great 6888777767
+greater 6565666546  greatest 7877788668  grey 4454445444  grief 2312112222  growing 4556544554
+guilty 3221223223  hand 6657678566  handsome 6666678566  happily 8568676677  happiness 6777766767
+happy 6668687866  hard 4343452326  hate 0100222231  hated 1101211001  heart 7787867877
+help 7656567555  heroine 4688777767  honour 6766678876  hope 7665665666  hoped 5655665666
+hopeful 6557776767  hopes 5756665666  huge 4664466656  hugged 6666755646  humour 5668655776
+hurt 1122012322  ignored 2323323333  ill 2423022232  importance 6567565465  important 4446544764
+improved 7567675666  indifference 4344452444  insulted 2222122211  intelligence 7665777664
+interest 6775578564  interesting 5657555766  jealous 2212123322  join 6656545645  joy 7678777577
+joyful 7677678777  justice 7656768865  kind 6677677657  kindly 6667666667  kindness 6577656666
+kissed 6855567455  laughed 6675656676  laughter 6766667576  leave 5334436343  liar 3211221311
+like 5666575555  liked 6656657566  lonely 3223333222  lose 3232322222  loss 3233322333
+lost 3323322333  love 7777777887  loved 7786687677  lovely 6777678767  low 3333323243
+lucky 6555765667  matter 4444444544  matters 4444544444  miserable 2211013251  misery 2211211111
+miss 3333236623  mistaken 2322333133  mocked 2232212553  natural 6445576675  nervously 3333328333
+nice 7556657566  number 4454464444  odd 3323332323  opportunity 6666756556  pain 2122222220
+painful 2331033222  party 7665765555  peace 7658678576  perfect 6867867676  perfectly 7887777777
+pity 2233333333  play 6455565855  pleasant 6777656676  pleased 6666556766  pleasing 6766668856
+pleasure 8876676577  poor 2230242022  praise 6877657767  praised 7666675766  pray 4765553756
+pretty 7666756667  prevent 2544363644  prevented 4346444444  pride 4666753665  promise 5455665566
+promised 6554466766  proud 6766666666  proudly 6677677767  reach 4444444544  reached 5444554544
+ready 6554665558  regret 2222313322  respect 6666776656  rich 6768876666  rotten 2131131212
+rudely 1213202232  ruined 1223221132  sad 3322121203  sadly 2223212332  safe 6566666666
+satisfaction 5768655566  satisfied 6665567566  screamed 2123322354  secure 5655655665
+serious 4343344444  severe 1205216331  shame 2221132222  share 4556665546  sick 3212201222
+smile 6555667555  smiled 7676567876  smiling 6555678585  sorrow 2223212011  sorry 3432338533
+spirit 4456754444  spite 2212120312  splendid 8678667578  stable 5664565564  stopped 3333233344
+strange 4334243243  strength 5667677666  strong 7677557667  struck 3234223353  suffered 1231213122
+suffering 2312321131  superior 6757747787  support 5556577755  sure 5575565555
+surprise 4646745564  surprised 6444466564  sweet 5666776566  temper 3222222232
+tenderness 6656666566  terrible 3123132202  thank 7554556756  thanked 5755558865  thief 1222202212
+threatened 2212232132  tired 2321213322  trouble 2233123232  true 6554587585  truly 8756655566
+trust 4877856657  trusted 7665856675  truth 6545547755  ugly 1232031221  useful 6556686566
+vain 2321233222  value 6745574646  vanity 2114236633  want 4245636544  warm 5445565654
+warmly 6565656567  welcome 5765666676  welcomed 5566565655  well 4464645576  wept 1211314331
+wish 6554657685  wishes 4454546464  wishing 6554445565  won 7866688666  wonderful 6776866786
+worried 3333321433  worse 2231023222  worth 4455655744  wrong 2222003332  yes 5665557756
 """)}
 
 NEGATIONS = set("not no never nor nobody nothing without cannot didn't wasn't don't".split())
-DESCRIPTIVE = set(POOLS["adj"] + POOLS["adv"] + """
-    bright warm fresh sweet sour bitter rainbow light shadow wind rain snow moon sky hills leaf
-    smell noise music voice tail eyes cloth paper string water roof evening narrow low wild tall
-    broad dry wet loud silent sharp gentle lofty dreary sunny cloudy clear gay shining
-    rich""".split())
+DESCRIPTIVE = set(POOLS["adj"] + POOLS["adv"] + """bright warm fresh sweet sour bitter rainbow light
+    shadow wind rain snow moon sky hills leaf smell noise music voice tail eyes cloth paper string
+    water roof evening narrow low wild tall broad dry wet loud silent sharp gentle lofty dreary
+    sunny cloudy clear gay shining rich""".split())
 
 
 def words_of(text):
@@ -323,9 +316,8 @@ def choice_probabilities(task, questions, temperature=None):
 
     At temperature near 0 people choose by score alone, and what they disagree about is taste."""
     score, usual = TASKS[task]
-    temperature = temperature or usual
     s = np.array([[score(text) for text in options] for options in questions]).transpose(0, 2, 1)
-    p = np.exp((s - s.max(-1, keepdims=True)) / temperature)
+    p = np.exp((s - s.max(-1, keepdims=True)) / (temperature or usual))
     return p / p.sum(-1, keepdims=True)
 
 

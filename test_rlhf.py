@@ -618,7 +618,7 @@ def test_sample_command(a_run, capsys):
 
 
 def test_every_option_is_read_somewhere():
-    code = "".join((Path(__file__).parent / f).read_text() for f in ("rlhf.py",))
+    code = "".join((Path(__file__).parent / f).read_text() for f in ("rlhf.py", "figures.py"))
     for f in dataclasses.fields(rlhf.Config):
         assert f"cfg.{f.name}" in code, f"--{f.name} is never read"
 
