@@ -86,10 +86,9 @@ class GPT(nn.Module):
         self.wpe = nn.Embedding(context, width)
         self.h = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.ln_f = nn.LayerNorm(width)
-        # GPT-2: N(0, .02), positions N(0, .01), biases 0; what adds to the residual stream is
-        # scaled down by sqrt(2 layers), so that its variance does not grow with depth. .02 is for 768
-        # channels; with fewer it grows as 1 / sqrt(C), or attention would start almost uniform and
-        # take far longer to learn to copy a name.
+        # GPT-2: N(0, .02), positions N(0, .01), biases 0; what adds to the residual stream divided
+        # by sqrt(2 layers), so that its variance does not grow with depth. Below 768 channels
+        # 1 / sqrt(C) more, or attention starts almost uniform and is slow to learn to copy a name.
         std = 0.02 * math.sqrt(max(1, 768 / width))
         for name, p in self.named_parameters():
             if name.endswith("c_proj.weight"):
@@ -129,8 +128,8 @@ def log_distribution(model, h, temperature):
 
 
 def draw(log_pi):
-    """One token of each row: log_pi (B, V) -> (B, 1). Inverts the cumulative distribution at a
-    uniform number, which took a twentieth of the time of torch.multinomial on a CPU."""
+    """One token of each row, log_pi (B, V) -> (B, 1): the cumulative distribution inverted at a
+    uniform number, in a twentieth of the time of torch.multinomial on a CPU."""
     upto = log_pi.exp().cumsum(dim=-1)                                             # (B, V)
     u = torch.rand(len(upto), 1, device=upto.device) * upto[:, -1:]
     return torch.searchsorted(upto, u, right=True).clamp(max=upto.size(1) - 1)
@@ -291,7 +290,7 @@ def batches_of(windows, B):
 
 
 def autocast(device):
-    """bfloat16 where it is native and no ratio of probabilities is at stake; float32 on the CPU."""
+    """bfloat16 on CUDA, where no ratio of probabilities is at stake; float32 elsewhere."""
     return torch.autocast("cuda", torch.bfloat16, enabled=torch.device(device).type == "cuda")
 
 
@@ -340,9 +339,8 @@ def load_saved(path, device):
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as e:
-        reason = str(e).strip().split("\n")[0][:80]
-        raise Complaint(f"{path} cannot be read as saved weights ({reason}); "
-                        "delete it to have it made again") from None
+        raise Complaint(f"{path} cannot be read as saved weights ({type(e).__name__}); delete it "
+                        "to have it made again") from None
 
 
 def best_device():

@@ -73,7 +73,7 @@ class Config:
                                  "position on; paper and released: 16")
 
     reward_lr: float = option("reward_model", 1e-3, "falls to 0; paper: 1.77e-5; released: 5e-5")
-    reward_batch: int = option("reward_model", 16, "comparisons a step; paper: 8; released: 32")
+    reward_batch: int = option("reward_model", 8, "comparisons a step; paper: 8; released: 32")
 
     episodes: int = option("policy", 20480, "paper: 2M; released: 1M")
     batch: int = option("policy", 128, "episodes an update; paper: 1024; released: 512")
@@ -87,9 +87,9 @@ class Config:
                          "batch / 10,000, which is 0.051")
     clip: float = option("policy", 0.2, "of ratio and value; released: 0.2")
     lam: float = option("policy", 0.95, "GAE's lambda; released: 0.95")
-    vf_coef: float = option("policy", 0.02, "weight of the value loss; released: 0.1, with which "
-                            "KL overshoots here: see README")
-    whiten_rewards: int = option("policy", 1, "1: divide rewards by their deviation; released: 1")
+    vf_coef: float = option("policy", 0.5, "weight of the value loss; PPO2: 0.5; released: 0.1")
+    whiten_rewards: int = option("policy", 0, "1: divide rewards by their deviation, as released; "
+                                 "0: leave them, which the value learns faster from, see README")
 
     evaluations: int = option("evaluation", 1024, "held-out queries of an evaluation; paper: 1024")
     supervised_lr: float = option("evaluation", 5e-4, "of the baseline: rho tuned on the winners")

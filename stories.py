@@ -330,9 +330,8 @@ def choose(p, rng, people=1):
 
 def agreement(p):
     """How often two different labelers like the same option best, in expectation. p (n, 10, 4)."""
-    n = p.shape[1]
     same = (p.sum(1) ** 2).sum(-1) - (p ** 2).sum((1, 2))    # over all ordered pairs of people
-    return float(same.mean() / (n * (n - 1)))
+    return float(same.mean() / (p.shape[1] * (p.shape[1] - 1)))
 
 
 def limits(task, questions):

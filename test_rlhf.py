@@ -485,6 +485,9 @@ def test_targets_whiten_the_advantages(model):
     assert advantage.std(unbiased=False).item() == pytest.approx(1, abs=1e-3)
     plain = ppo.penalised_reward(batch.score, batch.logp, batch.logp_rho, 0.1)
     assert torch.allclose(returns, ppo.gae(plain, batch.value, 0.95), atol=1e-4), "value is 0 here"
+    _, returns = ppo.targets(batch, 0.1, 0.95, whiten_rewards=True)
+    white = plain.mean() + (plain - plain.mean()) / plain.std(unbiased=False)
+    assert torch.allclose(returns, ppo.gae(white, batch.value, 0.95), atol=1e-3)
 
 
 @pytest.mark.parametrize("beta", [0.5, 0.2])
