@@ -55,7 +55,7 @@ def reward_model_results(cfg, r, tokens, held_out):
         limits = stories.limits(cfg.task, questions)
     data, length = to_tokens(held_out, tokens.encode, r.trunk.shape["context"])
     seen = judge(r, data.to(cfg.device), length.to(cfg.device),
-                        torch.tensor(p, dtype=torch.float32, device=cfg.device))
+                 torch.tensor(p, dtype=torch.float32, device=cfg.device))
     return {**seen, **limits, "n": len(held_out)}
 
 

@@ -242,7 +242,7 @@ def improve(pi, optimiser, batch, advantage, returns, temperature, clip, vf_coef
 
 
 def ppo(pi, rho, score, draw, *, episodes, batch_size, response, temperature, lr, epochs=4,
-        minibatches=1, clip=0.2, lam=0.95, vf_coef=0.1, whiten_rewards=True,
+        minibatches=1, clip=0.2, lam=0.95, vf_coef=0.5, whiten_rewards=False,
         beta=0.15, kl_target=None, gain=0.1):
     """Improve pi in place; yields a dict of measurements after each batch of episodes.
 
