@@ -36,6 +36,11 @@ def model():
     return m
 
 
+def test_more_tokens_than_positions_are_refused(model):
+    with pytest.raises(AssertionError, match="no position for 41 tokens"):
+        model(torch.zeros(1, 41, dtype=torch.long))
+
+
 def tokens_of(B, T, V=50):
     return torch.randint(V, (B, T), generator=torch.Generator().manual_seed(1))
 
@@ -244,6 +249,8 @@ def test_choices_by_hand(monkeypatch):
     p = stories.choice_probabilities("toy", [["a", "b", "c", "d"]])
     assert p.shape == (1, 10, 4) and np.allclose(p, [0.4, 0.2, 0.2, 0.2])
     assert stories.agreement(p) == pytest.approx(0.4 ** 2 + 3 * 0.2 ** 2)
+    # By score alone, without the noise of choice, all take the best.
+    assert np.allclose(stories.choice_probabilities("toy", [["a", "b", "c", "d"]], 1e-6)[..., 0], 1)
     limit = stories.limits("toy", [["a", "b", "c", "d"]])
     entropy = -0.4 * math.log(0.4) - 0.6 * math.log(0.2)
     assert limit["best_accuracy"] == pytest.approx(0.4)
