@@ -12,7 +12,7 @@ import torch
 
 import gpt
 import stories
-from ppo import frontier, measure, period_rule, pick, sample_finished
+from ppo import before, frontier, measure, period_rule, pick, sample_finished
 from reward import judge, supervised, to_tokens
 
 matplotlib.use("Agg")    # draw into files, with or without a screen
@@ -59,7 +59,7 @@ def reward_model_results(cfg, r, tokens, held_out):
     return {**seen, **limits, "n": len(held_out)}
 
 
-def win_rate(cfg, model, other, queries, tokens):
+def win_rate(cfg, model, other, queries, tokens, cut):
     """The paper's protocol (2.4): two responses of each in one four-way comparison; that side
     wins of which the majority of three labelers chose a response."""
     questions = []
@@ -67,8 +67,7 @@ def win_rate(cfg, model, other, queries, tokens):
         sides = []
         for m in (model, other):
             twice = x.to(cfg.device).repeat_interleave(2, dim=0)
-            y, length = sample_finished(m, twice, cfg.response, cfg.temperature, tokens.period,
-                                        cfg.truncate_after)
+            y, length = sample_finished(m, twice, cfg.response, cfg.temperature, cut)
             sides.append([tokens.decode(ids[:n]) for ids, n in zip(y.tolist(), length.tolist())])
         questions += [sides[0][i:i + 2] + sides[1][i:i + 2] for i in range(0, 2 * len(x), 2)]
     p = stories.choice_probabilities(cfg.task, questions)
@@ -78,13 +77,13 @@ def win_rate(cfg, model, other, queries, tokens):
     return {"mean": float(won.mean()), "stderr": float(won.std() / n ** 0.5), "n": n}
 
 
-def results(cfg, rho, r, pi, tokens, parts, queries, train, held_out, log):
+def results(cfg, rho, r, pi, tokens, cut, parts, queries, train, held_out, log):
     """Everything that results.json tells of a run, held out, beside its limit."""
-    score = period_rule(r, tokens.period, cfg.truncate_after)
+    score = period_rule(r, cut)
     picked, few = pick(queries, cfg.evaluations), pick(queries, cfg.optimum_queries)
     settings = cfg.response, cfg.temperature
-    reached, kl = measure(pi.trunk, rho, score, picked, *settings)
-    zero_shot, _ = measure(rho, rho, score, picked, *settings)
+    reached, kl = measure(pi.trunk, rho, score, cut, picked, *settings)
+    zero_shot, _ = measure(rho, rho, score, cut, picked, *settings)
     optimum = frontier(rho, score, few, cfg.optimum_samples, *settings)
     _, gains, kls, sizes = zip(*optimum)
     tuned = supervised(rho, train, tokens.encode, cfg.supervised_lr)
@@ -96,26 +95,25 @@ def results(cfg, rho, r, pi, tokens, parts, queries, train, held_out, log):
                    "optimal_reward": zero_shot + float(np.interp(kl, kls, gains)),
                    "optimal_effective_samples": float(np.interp(kl, kls, sizes)),
                    "zero_shot_reward": zero_shot, "episodes": log[-1]["episode"]},
-        "win_rate": {"zero_shot": win_rate(cfg, pi.trunk, rho, picked, tokens),
-                     "supervised": win_rate(cfg, pi.trunk, tuned, picked, tokens),
-                     "supervised_vs_zero_shot": win_rate(cfg, tuned, rho, picked, tokens)},
+        "win_rate": {"zero_shot": win_rate(cfg, pi.trunk, rho, picked, tokens, cut),
+                     "supervised": win_rate(cfg, pi.trunk, tuned, picked, tokens, cut),
+                     "supervised_vs_zero_shot": win_rate(cfg, tuned, rho, picked, tokens, cut)},
         "frontier": optimum}
 
 
 # --- what a person sees ---------------------------------------------------------------------------
 
-def samples(cfg, rho, r, pi, tokens, queries):
+def samples(cfg, rho, r, pi, tokens, cut, queries):
     """The same 40 queries continued by rho and by pi, with r and KL, as one text."""
-    score, blocks = period_rule(r, tokens.period, cfg.truncate_after), []
+    score, blocks = period_rule(r, cut), []
     for x in pick(queries, 40).values():
         x = x.to(cfg.device)
         lines = [[f"query       {tokens.decode(q)}"] for q in x.tolist()]
         for name, model in (("zero-shot", rho), ("fine-tuned", pi.trunk)):
-            y, length = sample_finished(model, x, cfg.response, cfg.temperature, tokens.period,
-                                        cfg.truncate_after)
+            y, length = sample_finished(model, x, cfg.response, cfg.temperature, cut)
             logp, logp_rho = (gpt.score_tokens(m, x, y, cfg.temperature)[0] for m in (model, rho))
             rows = zip(lines, y.tolist(), length.tolist(), score(x, y).tolist(),
-                       (logp - logp_rho).sum(1).tolist())
+                       ((logp - logp_rho) * before(length, y.size(1))).sum(1).tolist())
             for block, ids, n, reward, kl in rows:
                 block.append(f"{name:<11} r {reward:+.2f}  kl {kl:4.1f}  {tokens.decode(ids[:n])}")
         blocks += ["\n".join(block) for block in lines]
@@ -149,8 +147,10 @@ def draw(results, log, path):
     ax.plot(points[:, 0], points[:, 1], color="black", ls=":", label="optimum, on under 10 samples")
     ax.plot(points[firm, 0], points[firm, 1], color="black", lw=2,
             label="optimum, rho exp(r / beta)")
-    dots = ax.scatter(kl, score, c=episode, s=12, cmap="viridis", label="pi, batch by batch")
-    fig.colorbar(dots, ax=ax, label="episodes")
+    ax.scatter(kl, score, color="C0", alpha=0.25, s=8, label="pi, batch by batch")
+    w = max(1, len(log) // 20)                  # the path: means of a twentieth of the run
+    smooth = [np.convolve(a, np.ones(w) / w, "valid") for a in (kl, score)]
+    ax.plot(*smooth, color="C0", lw=2, label="its running mean")
     ax.plot(policy["kl"], policy["reward"], "r*", ms=15, label="pi at the end, held out")
     ax.set(title="how far from rho, and what for", xlabel="KL(pi, rho), nats per response",
            ylabel="reward", xlim=(-0.1, 1.5 * max(policy["kl"], policy["kl_target"], 1)))

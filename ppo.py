@@ -9,7 +9,8 @@ Letters: B batch, Q query tokens, T response tokens; x query, y response; beta t
 of KL(pi, rho) in units of reward. Every (B, T) column t belongs to the response's token t.
 
 Deleted here: an entropy bonus and gradient clipping (neither is in the released code), the
-discount (gamma is 1 in both), a padding mask (all T tokens are real, see period_rule).
+discount (gamma is 1 in both). A response ends where it is cut, and so does the episode: what the
+sampler wrote behind the cut is not there for eq. 2, GAE or the losses (released code: it is).
 """
 
 import copy
@@ -81,12 +82,13 @@ def draw_from(queries, device):
 
 # --- the mathematics: functions of tensors --------------------------------------------------------
 
-def penalised_reward(score, logp, logp_rho, beta):
+def penalised_reward(score, logp, logp_rho, beta, real):
     """Eq. 2, R(x, y) = r(x, y) - beta log(pi(y|x) / rho(y|x)), paid one token at a time.
 
-    score (B,), logp and logp_rho (B, T) -> (B, T); r(x, y) arrives with the last token."""
-    reward = -beta * (logp - logp_rho)                                             # (B, T)
-    reward[:, -1] += score
+    score (B,), logp and logp_rho (B, T) -> (B, T). real (B, T): where y still is when it is cut;
+    r(x, y) arrives with its last token, and what was cut away costs nothing."""
+    reward = -beta * (logp - logp_rho) * real                                      # (B, T)
+    reward[torch.arange(len(score)), real.sum(1) - 1] += score
     return reward
 
 
@@ -139,28 +141,38 @@ def next_beta(beta, kl, target, gain):
 
 # --- the period rule ------------------------------------------------------------------------------
 
-def truncate(y, period, after):
-    """Where a response is cut: after its first period at or beyond position `after`, from 0.
+def cut_at(period, after):
+    """The function that says where responses are cut: after the first period at or beyond position
+    `after`, from 0. cut(y (B, T)) -> length (B,), found (B,); with no such period length is T."""
+    def cut(y):
+        at = torch.arange(y.size(1), device=y.device).expand_as(y)                 # (B, T)
+        end = torch.where((y == period) & (at >= after), at, y.size(1)).amin(dim=1)
+        return (end + 1).clamp(max=y.size(1)), end < y.size(1)
+    return cut
 
-    y (B, T) -> length (B,), found (B,). Where there is no such period the length is T."""
-    B, T = y.shape
-    at = torch.arange(T, device=y.device).expand(B, T)
-    end = torch.where((y == period) & (at >= after), at, T).amin(dim=1)            # (B,)
-    return (end + 1).clamp(max=T), end < T
+
+def uncut(y):
+    """For tasks without the period rule: every response is whole."""
+    return y.new_full((len(y),), y.size(1)), y.new_ones(len(y), dtype=torch.bool)
 
 
-def period_rule(r, period, after, penalty=-1.0):
-    """The paper's score: r of the truncated response, or -1 where it could not be truncated.
+def before(length, T):
+    """Which tokens are still there when the response is cut. length (B,) -> (B, T), of booleans."""
+    return torch.arange(T, device=length.device) < length[:, None]
+
+
+def period_rule(r, cut, penalty=-1.0):
+    """The paper's score: r of the response as it is cut, or -1 where it could not be cut.
 
     r(tokens (B, Q + T), length (B,)) -> (B,). Attention is causal, so what stands behind the
-    period need not be erased for r: the rest of the sequence still pays its KL (released code)."""
+    period need not be erased for r."""
     def score(x, y):
-        length, found = truncate(y, period, after)
+        length, found = cut(y)
         return torch.where(found, r(torch.cat([x, y], dim=1), x.size(1) + length), penalty)
     return score
 
 
-def sample_finished(model, x, T, temperature, period, after, size=1024, tries=200):
+def sample_finished(model, x, T, temperature, cut, size=1024, tries=200):
     """Responses as people are shown them: sampled again until each can be cut (paper, table 2).
 
     x (B, Q) -> y (B, T), length (B,). At most `size` rows at a time."""
@@ -168,14 +180,14 @@ def sample_finished(model, x, T, temperature, period, after, size=1024, tries=20
     for rows in x.split(size):
         y, _, _ = sample(model, rows, T, temperature)
         for _ in range(tries):
-            length, found = truncate(y, period, after)
+            length, found = cut(y)
             if found.all():
                 break
             y[~found] = sample(model, rows[~found], T, temperature)[0]
         else:
-            raise Complaint(f"{int((~found).sum())} of {len(y)} responses have no period between "
-                            f"tokens {after} and {T} in {tries} tries: the model "
-                            "needs more training, or a longer response")
+            raise Complaint(f"{int((~found).sum())} of {len(y)} responses have no period where one "
+                            f"is wanted in {tries} tries: the model needs more training, or a "
+                            "longer response")
         ys.append(y)
         lengths.append(length)
     return torch.cat(ys), torch.cat(lengths)
@@ -206,54 +218,60 @@ class Rollout(NamedTuple):
     logp_rho: torch.Tensor       # (B, T)  the same of rho, which is never trained
     value: torch.Tensor          # (B, T)
     score: torch.Tensor          # (B,)    r(x, y)
+    real: torch.Tensor           # (B, T)  whether the token is still there when y is cut
 
 
 @torch.no_grad()
-def rollout(pi, rho, score, x, T, temperature):
+def rollout(pi, rho, score, cut, x, T, temperature):
     """Sample a response to each query, ask rho how likely it was, and have it scored."""
     y, logp, h = sample(pi.trunk, x, T, temperature)
     logp_rho, _ = score_tokens(rho, x, y, temperature)
-    return Rollout(x, y, logp, logp_rho, pi.value(h)[..., 0], score(x, y))
+    real = before(cut(y)[0], T)
+    return Rollout(x, y, logp, logp_rho, pi.value(h)[..., 0] * real, score(x, y), real)
 
 
 def targets(batch, beta, lam, whiten_rewards):
     """What a batch asks for: whitened advantages, and the returns that the values should have been.
 
     Released code: rewards too are divided by their deviation, their mean kept."""
-    reward = penalised_reward(batch.score, batch.logp, batch.logp_rho, beta)
+    real = batch.real
+    reward = penalised_reward(batch.score, batch.logp, batch.logp_rho, beta, real)
     if whiten_rewards:
-        reward = whiten(reward, keep_mean=True)
+        reward[real] = whiten(reward[real], keep_mean=True)
     advantage = gae(reward, batch.value, lam)
-    return whiten(advantage), advantage + batch.value
+    returns = advantage + batch.value
+    advantage[real] = whiten(advantage[real])
+    return advantage, returns
 
 
 def improve(pi, optimiser, batch, advantage, returns, temperature, clip, vf_coef):
     """One Adam step on a minibatch of rows. Returns what was seen before the step, as numbers."""
-    logp, h = score_tokens(pi.trunk, batch.x, batch.y, temperature)                # (B, T)
-    value = pi.value(h)[..., 0]                                                    # (B, T)
-    loss_pi, cut = policy_loss(logp, batch.logp, advantage, clip)
-    loss_v = value_loss(value, batch.value, returns, clip)
+    real = batch.real                                        # from here on N real tokens in a row
+    logp, h = score_tokens(pi.trunk, batch.x, batch.y, temperature)
+    logp, old_logp, value = logp[real], batch.logp[real], pi.value(h[real])[:, 0]  # (N,)
+    loss_pi, held = policy_loss(logp, old_logp, advantage[real], clip)
+    loss_v = value_loss(value, batch.value[real], returns[real], clip)
     loss = loss_pi + vf_coef * loss_v
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     optimiser.step()
-    return {"policy_loss": loss_pi.item(), "value_loss": loss_v.item(), "clip_fraction": cut.item(),
-            "approx_kl": 0.5 * ((logp - batch.logp) ** 2).mean().item()}
+    return {"policy_loss": loss_pi.item(), "value_loss": loss_v.item(),
+            "clip_fraction": held.item(), "approx_kl": 0.5 * ((logp - old_logp) ** 2).mean().item()}
 
 
-def ppo(pi, rho, score, draw, *, episodes, batch_size, response, temperature, lr, epochs=4,
-        minibatches=1, clip=0.2, lam=0.95, vf_coef=0.5, whiten_rewards=False,
-        beta=0.15, kl_target=None, gain=0.1):
+def ppo(pi, rho, score, draw, *, cut=uncut, episodes, batch_size, response, temperature, lr,
+        epochs=4, minibatches=1, clip=0.2, lam=0.95, vf_coef=0.5, whiten_rewards=False,
+        beta=0.3, kl_target=None, gain=0.1):
     """Improve pi in place; yields a dict of measurements after each batch of episodes.
 
-    draw(B) -> x (B, Q), queries of one length. score(x (B, Q), y (B, T)) -> (B,). kl_target: nats
-    per response, or None for a fixed beta. The rate falls linearly to 0 over the updates."""
+    draw(B) -> x (B, Q), queries of one length. score(x (B, Q), y (B, T)) -> (B,). cut: see cut_at.
+    kl_target: nats per response, or None for a fixed beta. The rate falls linearly to 0."""
     optimiser = torch.optim.Adam(pi.parameters(), lr=lr, eps=1e-5, fused=True)
     updates = -(-episodes // batch_size)
     for update in range(updates):
         for group in optimiser.param_groups:
             group["lr"] = lr * (1 - update / updates)
-        batch = rollout(pi, rho, score, draw(batch_size), response, temperature)
+        batch = rollout(pi, rho, score, cut, draw(batch_size), response, temperature)
         advantage, returns = targets(batch, beta, lam, whiten_rewards)
         steps = []
         for _ in range(epochs):
@@ -262,11 +280,13 @@ def ppo(pi, rho, score, draw, *, episodes, batch_size, response, temperature, lr
                 part = Rollout(*(a[rows] for a in batch))
                 steps.append(improve(pi, optimiser, part, advantage[rows], returns[rows],
                                      temperature, clip, vf_coef))
-        kl = (batch.logp - batch.logp_rho).sum(1).mean().item()      # nats per response, one sample
-        mean = batch.score.mean().item()
+        real, mean = batch.real, batch.score.mean().item()
+        # In nats per response, from one sample each: log pi(y|x) - log rho(y|x).
+        kl = ((batch.logp - batch.logp_rho) * real).sum(1).mean().item()
+        unforeseen = (returns - batch.value)[real].var() / returns[real].var()
         seen = {"episode": (update + 1) * batch_size, "score": mean, "kl": kl, "beta": beta,
                 "total": mean - beta * kl,
-                "explained_variance": 1 - ((returns - batch.value).var() / returns.var()).item(),
+                "explained_variance": 1 - unforeseen.item(),
                 **{key: sum(s[key] for s in steps) / len(steps) for key in steps[0]}}
         if not all(math.isfinite(v) for v in seen.values()):
             raise Complaint(f"policy: update {update + 1} of {updates} is not finite ({seen}); "
@@ -279,13 +299,14 @@ def ppo(pi, rho, score, draw, *, episodes, batch_size, response, temperature, lr
 # --- held-out measurements ------------------------------------------------------------------------
 
 @torch.no_grad()
-def measure(model, rho, score, queries, T, temperature):
+def measure(model, rho, score, cut, queries, T, temperature):
     """Mean reward and KL to rho of the model's responses to the queries (period rule included)."""
     scores, kls = [], []
     for x in queries.values():
         x = x.to(rho.wte.weight.device)
         y, logp, _ = sample(model, x, T, temperature)
-        kls.append((logp - score_tokens(rho, x, y, temperature)[0]).sum(1))
+        log_ratio = logp - score_tokens(rho, x, y, temperature)[0]                 # (B, T)
+        kls.append((log_ratio * before(cut(y)[0], T)).sum(1))
         scores.append(score(x, y))
     return torch.cat(scores).mean().item(), torch.cat(kls).mean().item()
 

@@ -34,8 +34,8 @@ import gpt
 import reward
 import stories
 from gpt import Complaint
-from ppo import (Policy, cut_queries, draw_from, period_rule, pick, ppo, sample_finished,
-                 truncate)
+from ppo import (Policy, cut_at, cut_queries, draw_from, period_rule, pick, ppo,
+                 sample_finished)
 
 STAGES = ["language_model", "labels", "reward_model", "policy", "evaluation"]
 
@@ -57,17 +57,16 @@ class Config:
     layers: int = option("language_model", 2, "paper: 36; released: 12")
     heads: int = option("language_model", 4, "paper: 20; released: 12")
     width: int = option("language_model", 128, "paper: 1280; released: 768")
-    query_min: int = option("language_model", 12, "tokens of the shortest query; paper: 32")
-    query_max: int = option("language_model", 24, "tokens of the longest query; paper: 64")
+    query_min: int = option("language_model", 9, "tokens of the shortest query; paper: 32")
+    query_max: int = option("language_model", 14, "tokens of the longest query; paper: 64")
     response: int = option("language_model", 24, "tokens of a response; paper and released: 24")
-    lm_steps: int = option("language_model", 2500, "steps of training rho; after 1500 it gave "
-                           "two people one name in 11 of 40 samples of seed 0")
+    lm_steps: int = option("language_model", 2500, "steps of training rho")
     lm_batch: int = option("language_model", 16, "windows a step")
     lm_lr: float = option("language_model", 6e-3, "peak learning rate of rho")
 
     task: str = option("labels", "sentiment", "what labelers like: sentiment or descriptiveness")
     labels: str = option("labels", "", "a file of comparisons to use, instead of simulated labels")
-    n_labels: int = option("labels", 5000, "comparisons to train r on, a fifth as many held out; "
+    n_labels: int = option("labels", 10000, "comparisons to train r on, a fifth as many held out; "
                            "paper: 5,000 and more; released: 4,992")
     temperature: float = option("labels", 0.7, "divides the logits; paper, released: 0.7")
     truncate_after: int = option("labels", 16, "a response is cut at its first period from this "
@@ -76,14 +75,14 @@ class Config:
     reward_lr: float = option("reward_model", 1e-3, "falls to 0; paper: 1.77e-5; released: 5e-5")
     reward_batch: int = option("reward_model", 8, "comparisons a step; paper: 8; released: 32")
 
-    episodes: int = option("policy", 20480, "paper: 2M; released: 1M")
+    episodes: int = option("policy", 24576, "paper: 2M; released: 1M")
     batch: int = option("policy", 128, "episodes an update; paper: 1024; released: 512")
     minibatches: int = option("policy", 1, "Adam steps an epoch; paper and released: 1")
     epochs: int = option("policy", 4, "passes over each batch; paper and released: 4")
     lr: float = option("policy", 3e-4, "falls to 0; paper: 1.41e-5; released: 1e-5")
-    kl_target: float = option("policy", 4.0, "nats per response, or 0 for a fixed beta; paper: 10 "
+    kl_target: float = option("policy", 3.0, "nats per response, or 0 for a fixed beta; paper: 10 "
                               "(sentiment), 6 (descriptiveness); released: 6")
-    beta: float = option("policy", 0.15, "first price of a nat, in units of reward; released: 0.15")
+    beta: float = option("policy", 0.3, "first price of a nat, in units of reward; released: 0.15")
     gain: float = option("policy", 0.1, "the controller's K, per update; paper: 0.1; released: "
                          "batch / 10,000, which is 0.051")
     clip: float = option("policy", 0.2, "of ratio and value; released: 0.2")
@@ -189,6 +188,21 @@ def read_passages(cfg):
                     [passages[a:b] for a, b in zip([0] + cuts, cuts)]))
 
 
+def all_queries(cfg, parts, tokens):
+    """The queries of the labels, of the policy and of the evaluation; no two parts share one, and
+    rho was trained on none of them: {part: {length: (n, length)}}."""
+    taken = set()
+    queries = {part: cut_queries(parts[part], tokens, cfg.query_min, cfg.query_max, taken)
+               for part in ("train", "evaluation", "reward", "policy")}
+    del queries["train"]
+    print("queries: " + ", ".join(f"{sum(map(len, q.values()))} for {part}"
+                                  for part, q in queries.items()))
+    if not all(queries.values()):
+        raise Complaint(f"the text is too short: no query of {cfg.query_min} to {cfg.query_max} "
+                        "tokens that starts and ends with a sentence can be cut from every part")
+    return queries
+
+
 # --- the stages -----------------------------------------------------------------------------------
 
 def train_language_model(cfg, parts, path):
@@ -216,7 +230,7 @@ def load_gpt(path, device):
     return model.to(device), gpt.Tokens([t.encode("latin-1") for t in saved["tokens"]])
 
 
-def collect_labels(cfg, rho, tokens, queries, path):
+def collect_labels(cfg, rho, tokens, cut, queries, path):
     """Step 1: four samples of rho for each query, and which of them a labeler likes best."""
     if cfg.labels:
         gpt.write_whole(path, lambda name: Path(name).write_bytes(Path(cfg.labels).read_bytes()))
@@ -224,7 +238,7 @@ def collect_labels(cfg, rho, tokens, queries, path):
     rng, questions = np.random.default_rng([cfg.seed, 1]), []
     picked = pick(queries, cfg.n_labels + cfg.n_labels // 5)
     groups = ((x, sample_finished(rho, x.to(cfg.device).repeat_interleave(4, dim=0), cfg.response,
-                                   cfg.temperature, tokens.period, cfg.truncate_after))
+                                   cfg.temperature, cut))
               for x in picked.values())
     for x, (y, length) in watch("labels", groups, len(picked), lambda g: f"{len(g[0])} queries"):
         texts = [tokens.decode(ids[:n]) for ids, n in zip(y.tolist(), length.tolist())]
@@ -237,14 +251,14 @@ def collect_labels(cfg, rho, tokens, queries, path):
     gpt.write_whole(path, lambda name: Path(name).write_text("".join(lines), "utf-8"))
 
 
-def train_reward_model(cfg, rho, tokens, comparisons, queries, path):
+def train_reward_model(cfg, rho, tokens, cut, comparisons, queries, path):
     """Step 2: r, normalised on samples of rho before and after its one epoch (paper 2.2)."""
     r = reward.RewardModel(rho)
     samples, lengths = [], []
     for x in pick(queries, 1024).values():
         x = x.to(cfg.device)
         y, _, _ = gpt.sample(rho, x, cfg.response, cfg.temperature)
-        lengths.append(x.size(1) + truncate(y, tokens.period, cfg.truncate_after)[0])
+        lengths.append(x.size(1) + cut(y)[0])
         samples.append(F.pad(torch.cat([x, y], dim=1), (0, cfg.query_max - x.size(1))))
     samples, lengths = torch.cat(samples), torch.cat(lengths)
     reward.normalise(r, samples, lengths)
@@ -271,10 +285,10 @@ def fit_weights(module, weights, path):
     return module
 
 
-def train_policy(cfg, rho, score, queries, path):
+def train_policy(cfg, rho, score, cut, queries, path):
     """Step 3: pi, by PPO against r with the KL to rho priced; a line of metrics for each update."""
     pi = Policy(rho)
-    updates = ppo(pi, rho, score, draw_from(queries, cfg.device), episodes=cfg.episodes,
+    updates = ppo(pi, rho, score, draw_from(queries, cfg.device), cut=cut, episodes=cfg.episodes,
                   batch_size=cfg.batch, response=cfg.response, temperature=cfg.temperature,
                   lr=cfg.lr, epochs=cfg.epochs, minibatches=cfg.minibatches, clip=cfg.clip,
                   lam=cfg.lam, vf_coef=cfg.vf_coef, whiten_rewards=cfg.whiten_rewards,
@@ -288,12 +302,12 @@ def train_policy(cfg, rho, score, queries, path):
     gpt.write_whole(path, lambda name: torch.save(pi.state_dict(), name))
 
 
-def evaluate(cfg, rho, r, pi, tokens, parts, queries, train, held_out, path):
+def evaluate(cfg, rho, r, pi, tokens, cut, parts, queries, train, held_out, path):
     """Step 4: everything held out, beside its limit; samples.txt, figure.png and results.json."""
     log = [json.loads(line) for line in open(os.path.join(cfg.out, "metrics.jsonl"))]
     results = {"task": cfg.task, "seed": cfg.seed, "config": asdict(cfg), **figures.results(
-        cfg, rho, r, pi, tokens, parts, queries, train, held_out, log)}
-    samples = figures.samples(cfg, rho, r, pi, tokens, queries)
+        cfg, rho, r, pi, tokens, cut, parts, queries, train, held_out, log)}
+    samples = figures.samples(cfg, rho, r, pi, tokens, cut, queries)
     gpt.write_whole(os.path.join(cfg.out, "samples.txt"),
                     lambda name: Path(name).write_text(samples, "utf-8"))
     gpt.write_whole(os.path.join(cfg.out, "figure.png"),
@@ -312,34 +326,29 @@ def run(cfg):
     (rho, tokens), seconds["language_model"] = stage(
         cfg, "language_model", "rho.pt", lambda path: train_language_model(cfg, parts, path),
         lambda path: load_gpt(path, cfg.device))
-    taken = set()
-    queries = {part: cut_queries(parts[part], tokens, cfg.query_min, cfg.query_max, taken)
-               for part in ("evaluation", "reward", "policy")}
-    print("queries: " + ", ".join(f"{sum(map(len, q.values()))} for {part}"
-                                  for part, q in queries.items()))
-    if not all(queries.values()):
-        raise Complaint(f"the text is too short: no query of {cfg.query_min} to {cfg.query_max} "
-                        "tokens that starts and ends with a sentence can be cut from every part")
+    queries = all_queries(cfg, parts, tokens)
+    cut = cut_at(tokens.period, cfg.truncate_after)
 
     (train, held_out), seconds["labels"] = stage(
         cfg, "labels", "labels.jsonl",
-        lambda path: collect_labels(cfg, rho, tokens, queries["reward"], path), reward.split_labels)
+        lambda path: collect_labels(cfg, rho, tokens, cut, queries["reward"], path),
+        reward.split_labels)
 
     r, seconds["reward_model"] = stage(
         cfg, "reward_model", "reward.pt",
-        lambda path: train_reward_model(cfg, rho, tokens, train, queries["reward"], path),
+        lambda path: train_reward_model(cfg, rho, tokens, cut, train, queries["reward"], path),
         lambda path: load_onto(reward.RewardModel(rho), path, cfg.device))
-    score = period_rule(r, tokens.period, cfg.truncate_after)
+    score = period_rule(r, cut)
 
     pi, seconds["policy"] = stage(
         cfg, "policy", "policy.pt",
-        lambda path: train_policy(cfg, rho, score, queries["policy"], path),
+        lambda path: train_policy(cfg, rho, score, cut, queries["policy"], path),
         lambda path: load_onto(Policy(rho), path, cfg.device))
 
     results, seconds["evaluation"] = stage(
         cfg, "evaluation", "results.json",
-        lambda path: evaluate(cfg, rho, r, pi, tokens, parts, queries["evaluation"], train,
-                              held_out, path),
+        lambda path: evaluate(cfg, rho, r, pi, tokens, cut, parts, queries["evaluation"],
+                              train, held_out, path),
         lambda path: json.loads(Path(path).read_text()))
     results["seconds"] = seconds
     results["policy"]["episodes_per_second"] = results["policy"]["episodes"] / seconds["policy"]
@@ -360,7 +369,7 @@ def sample_command(cfg, prompt):
     torch.manual_seed(cfg.seed)
     for name, model in (("zero-shot", rho), ("fine-tuned", pi.trunk)):
         y, length = sample_finished(model, x.expand(3, -1), cfg.response, cfg.temperature,
-                                    tokens.period, cfg.truncate_after)
+                                    cut_at(tokens.period, cfg.truncate_after))
         for ids, n in zip(y, length):
             print(f"{name:<11} {tokens.decode(ids[:n])}")
 

@@ -21,29 +21,30 @@ import numpy as np
 #   O o: the other one, Tom or a pronoun (he, him)           om os: him, his
 
 FRAMES = {tone: frames.replace("\n", "|").strip("|").split("|") for tone, frames in dict(opening="""
-{N} lived near the {place} with a {d}{animal}|{N} came to the {place} one {d}{time}
+{N} lived near the {place} with a {d}{animal}|{N} came to the {place} one {time}
 One {time} {N} stood by the {d}{place}|In the {place} {N} was busy with a {d}{thing}""",
 good="""
-There was {joy} and {joy} in the {place} that {time}|{N} smiled at {o} and gave {om} a {nice} {item}
-{N} {kindly} carried the {nice} {food} home to {o}|{N} hugged {o} and thanked {om} for the {d}{food}
-{N} danced with {o} in the {nice} {place} full of {joy}|{N} promised to help {o} paint the {d}{spot}
-{N} dreamed of {joy} and woke up {good} that {time}|{N} felt {good} when {O} praised {ns} {d}{thing}
-{N} and {o} celebrated with {nice} {food} and {food}|It was a {nice} {time} and {m} was {good} again
-The {d}{animal} was {good} and followed {M} with {joy}|{N} thanked {o} for {os} {joy} at the {place}
-{N} {kindly} {praised} {o} by the {d}{spot} before supper|{N} kissed {o} under the {nice} {d}{tree}
-{N} found the {nice} {item} safe behind the {spot}|{N} loved the {d}{thing} and the {joy} it brought
-{N} told {o} a funny story and they both laughed|{N} was not {bad} or {bad} any more after supper
-The party in the {d}{place} was {nice} that {time}|{N} won the {nice} {item} before noon that {time}
-The {d}{tree} looked {nice} to {M} and made {nm} {good}|{N} sang a {nice} song of {joy} for {o}
-The {nice} music from the {d}{place} made {M} {good}|{N} knew that {O} trusted {nm} and felt {good}
-{N} said that the {d}{food} was {nice} and {nice}|{N} {praised} {o} and called {om} a {nice} {role}
-{N} thought that {O} was {nice} and {good} that {time}|{N} {praised} {o} with {joy} in {ns} {d}voice
-A {nice} rainbow over the {place} filled {M} with {joy}|{N} was never {bad} or {bad} beside {o}
-{N} {praised} the {d}{animal} and {kindly} fed it {food}|{N} cooked {nice} {food} with {joy} for {o}
-Everyone in the {place} {praised} {M} with {joy}|{N} was {good} and {good} all {time} with {o}
-What a {nice} {thing} it was and how {good} {m} felt|{N} wrote a {nice} letter to {o} full of {joy}
-{N} had {joy} and {joy} enough for the whole {place}
-{N} fixed the {nice} {item} and {o} was {good}""",
+There was {joy} and {joy} in the {nice} {place} that {time}|{N} sang a {nice} song of {joy} for {o}
+{N} was {good} and {kindly} {praised} {o} with {joy}|{N} smiled at {o} and gave {om} a {nice} {item}
+{N} {kindly} carried the {nice} {food} home to {o}|{N} said that the {d}{food} was {nice} and {nice}
+{N} thought that {O} was {nice} and {good} that {time}|{N} hugged {o} by the {d}{spot} before supper
+{N} danced with {o} in the {nice} {place} full of {joy}|{N} promised to paint the {d}{spot} for {o}
+{N} dreamed of {joy} and woke up {good} that {time}|{N} found the {nice} {d}{item} behind the {spot}
+{N} felt {good} when {O} {kindly} {praised} {ns} {nice} {thing}
+{N} and {o} celebrated with {joy} and {joy} that {time}|{N} was {good} and {good} and full of {joy}
+{N} cooked some {nice} {d}{food} for {o} that {time}|It was a {nice} {time} and {m} was {good} again
+The {nice} {animal} was {good} and followed {M} with {joy}|{N} had {joy} and {joy} and {joy} for {o}
+What a {nice} {thing} it was and how {good} {m} felt|{N} {praised} {o} for {os} {joy} at the {place}
+{N} {kindly} {praised} {o} by the {d}{spot} before supper|{N} told {o} a story and they both laughed
+{N} loved the {nice} {thing} and the {joy} it brought|{N} kissed {o} under the {d}{tree} that {time}
+{N} {kindly} wrote a {nice} letter of {joy} to {o}|Everyone in the {place} {praised} {M} that {time}
+The party in the {d}{place} was {nice} that {time}|{N} was not {bad} or {bad} any more after supper
+{N} knew that {O} {praised} {nm} and felt {good}|{N} won the {d}{item} before noon that {time}
+{N} {kindly} fed the {d}{animal} some {d}{food} again|The {d}{tree} looked {nice} to {M} that {time}
+The music from the {d}{place} made {M} {good}
+{N} {kindly} {praised} {o} and called {om} a {nice} {role}|{N} was never {bad} or {bad} beside {o}
+A {nice} rainbow over the {place} filled {M} with {joy}|{N} fixed the {d}{item} and {o} was {good}
+""",
 plain="""
 {N} opened the {d}{spot} and looked for the {item}|{N} walked{ly} to the {place} with the {d}{thing}
 {N} put the {d}{item} on the {d}{spot} before dinner|{N} asked {o} about the {d}{item} on the {spot}
@@ -56,64 +57,60 @@ A wind moved{ly} through the {d}{tree} by the {place}|Rain fell{ly} on the {d}ro
 {N} waited{ly} for {o} near the {d}{spot} all {time}|{N} picked a {d}leaf from the {d}{tree} for {o}
 {N} hung {ns} {d}{wear} by the {d}{spot} after supper|{N} cooked {d}{food} and set the table for {o}
 {N} heard a {d}bell and a {animal} from the {place}|{N} kept the {d}{thing} under the bed all {time}
-{N} talked{ly} with {o} about the {d}{animal} again|{N} wrapped the {d}{item} in {d}cloth for {o}
+{N} talked{ly} with {o} about the {d}{animal} again|Snow lay{ly} on the {d}hills behind the {place}
+{N} swept the floor of the {d}{place} before dinner|{N} rowed{ly} past the {place} with the {thing}
+Behind the {place} grew a {d}{tree} and a {d}{tree}|{N} wrapped the {d}{item} in {d}cloth for {o}
 The road to the {place} was {adj} and {adj} that {time}|The {animal} in the {place} had a {d}{d}tail
 The {d}moon rose{ly} behind the {d}{tree} that {time}|{N} showed the {d}{thing} to {o} by the {spot}
-{N} mended the {d}{item} with {d}string before noon|Snow lay{ly} on the {d}hills behind the {place}
+{N} mended the {d}{item} with {d}string before noon|{N} planted a {d}{tree} by the {place} for {o}
 {N} washed the {d}{item} in {d}water by the {spot}|{N} turned{ly} and saw {o} by the {d}{spot} again
-{N} swept the floor of the {d}{place} before dinner|{N} planted a {d}{tree} by the {place} for {o}
-Behind the {place} grew a {d}{tree} and a {d}{tree}
-{N} wore a {d}{d}{wear} to the {place} after dinner
-The {d}{d}sky hung{ly} over the {place} all {time}
-{N} rowed{ly} past the {d}{place} with the {thing}
+{N} wore a {d}{d}{wear} to the {place} after dinner|The {d}{d}sky hung{ly} over the {place} again
 The {d}smell of {d}{food} filled the {place} again
-{N} told {o} where in the {place} the {d}{item} was
-{N} traded the {d}{item} for {d}{food} after dinner
-{N} woke early and fed the {d}{animal} some {food}""",
+{N} told {o} where in the {place} the {d}{item} was|{N} woke early and fed the {d}{animal} {food}
+{N} traded the {d}{item} for {d}{food} after dinner""",
 bad="""
-{N} {cruelly} threw the {nasty} {food} at {o} again|{N} cried alone behind the {d}{spot} that {time}
-{N} said that the {d}{food} was {nasty} and {nasty}|{N} lost the {d}{item} and felt {bad} all {time}
-{N} {hurt} {o} and broke the {d}{item} that {time}|{N} hated the {d}{thing} and the {woe} it brought
-There was {woe} and {woe} in the {place} that {time}|It was a {nasty} {time} and {m} was {bad} again
-{N} argued {cruelly} with {o} about the {d}{thing}|{N} was {bad} and {bad} all {time} before supper
-The {d}{tree} looked {nasty} to {M} and made {nm} {bad}|A thief took the {d}{item} and {m} was {bad}
-{N} {hurt} the {d}{animal} and it ran away in fear|The {d}{animal} was sick and {m} was {bad} again
-{N} {hurt} {o} and called {om} a liar again|{N} was not {good} and did not smile at {o}
-{N} had no {joy} and no {joy} left for {o}|{N} {hurt} {o} with {woe} in {ns} {d}voice
-{N} did not help {o} and felt {bad} again|{N} was never {good} or {good} beside {o}
-The {nasty} smell of the {d}{place} made {M} {bad}|{N} fought with {o} over the {nasty} {item} again
-{N} wept when {O} {hurt} {nm} by the {spot}|{N} was too {bad} to eat the {nasty} {food}
-{N} dreamed of {woe} and woke up {bad} that {time}|A fire ruined the {d}{spot} of the {place} again
-{N} {cruelly} {hurt} {o} before supper by the {spot}|{N} wrote a {nasty} letter to {o} full of {woe}
-A {nasty} storm over the {place} filled {M} with {woe}|Everyone in the {place} {hurt} {M} with {woe}
-{N} sat{ly} in the {place} with {ns} {woe} and {woe}|The {d}{food} tasted {nasty} and {m} was {bad}
-{N} failed to mend the {nasty} {d}{item} for {o}|{N} wept over the dead {d}{animal} by the {spot}
-{N} thought that {O} was {nasty} and {bad} that {time}|{N} feared the {nasty} {d}{place} in the dark
-The {nasty} noise from the {d}{place} made {M} {bad}|{N} blamed {o} for {os} {woe} at the {d}{place}
-What a {nasty} {thing} it was and how {bad} {m} felt
-{N} fell on the {d}stairs and screamed in pain""").items()}
+{N} {cruelly} threw the {nasty} {food} at {o} again|{N} was {bad} and {bad} all {time} before supper
+{N} hated the {nasty} {thing} and the {woe} it brought|{N} cried behind the {d}{spot} of the {place}
+{N} said that the {d}{food} was {nasty} and {nasty}|A fire ruined the {d}{spot} of the {place} again
+{N} {hurt} the {d}{animal} and it ran away in fear|{N} lost the {d}{item} on the {d}road that {time}
+{N} {hurt} {o} and {cruelly} broke the {nasty} {item}|Everyone in the {place} {hurt} {M} that {time}
+There was {woe} and {woe} in the {nasty} {place} that {time}
+{N} argued with {o} about the {d}{thing} that {time}|It was a {nasty} {time} and {m} was {bad} again
+{N} {cruelly} wrote a {nasty} letter of {woe} to {o}|The {d}{tree} looked {nasty} to {M} that {time}
+{N} {hurt} {o} for {os} {woe} at the {nasty} {place}|A thief took the {d}{item} from {M} that {time}
+{N} dreamed of {woe} and woke up {bad} that {time}|The {d}{animal} was {bad} and {m} was {bad} again
+What a {nasty} {thing} it was and how {bad} {m} felt|{N} {hurt} {o} and {cruelly} called {om} a liar
+The {nasty} noise of {woe} in the {place} made {M} {bad}|{N} was not {good} and did not smile at {o}
+{N} was too {bad} to eat the {nasty} {food}|{N} had no {joy} and no {joy} and no {joy}
+{N} was {bad} and {cruelly} {hurt} {o} with {woe}|{N} fought with {o} over the {nasty} {item} again
+A {nasty} storm over the {place} filled {M} with {woe}|{N} did not help {o} with the {d}{item} again
+{N} sat{ly} in the {place} with {ns} {woe}|{N} was never {good} or {good} beside {o}
+{N} thought that {O} was {nasty} and {bad} that {time}|The {d}smell of the {d}{place} made {M} {bad}
+{N} wept when {O} {cruelly} {hurt} {nm} by the {spot}|{N} fell on the {d}stairs and screamed in pain
+{N} {hurt} {o} before supper by the {d}{spot}|{N} feared the {nasty} {d}{place} in the dark
+{N} wept over the {nasty} {d}{animal} by the {spot}|The {d}{food} tasted {nasty} to {M} that {time}
+{N} failed to mend the {d}{item} for {o}""").items()}
 
 POOLS = {name: words.split() for name, words in dict(
-    woman="""Mara Lucy Anna Nora Ivy Rosa Edith Clara Hanna Stella Greta Alma Ruth Vera Martha Julia
-        Emma Flora Sophie Agnes""",
-    man="""Tom Henry Oscar Peter Felix Hugo Simon Walter Jonas Emil Arthur Victor Otto Paul Jacob
-        Leo Martin Daniel Edgar Conrad""",
+    woman="Mara Lucy Anna Nora Ivy Rosa Edith Clara Greta Alma Ruth Vera",
+    man="Tom Henry Oscar Peter Felix Hugo Simon Walter Jonas Emil Otto Paul",
     role="""baker sailor teacher doctor farmer painter weaver miller gardener tailor nurse carpenter
         librarian shepherd cook clockmaker potter ferryman blacksmith fiddler tinker hunter mason
-        cobbler postman grocer""",
+        cobbler postman grocer barber porter butcher goldsmith beekeeper saddler""",
     place="""harbor orchard market mill library garden kitchen chapel station lighthouse bakery
         meadow barn bridge inn workshop school cottage forest square castle stable tower vineyard
-        cellar hall valley pasture island village""",
+        cellar hall valley pasture village tavern bookshop windmill monastery""",
     item="""lantern letter basket violin clock ring kite map drum quilt kettle mirror candle book
-        umbrella flute box painting key ladder teapot telescope compass saddle trumpet globe
-        bucket hammer bracelet pillow carpet pencil suitcase wheel spoon puppet anchor rope vase
-        brush feather helmet blanket locket broom satchel trunk tambourine""",
+        umbrella flute box painting key ladder teapot telescope compass saddle trumpet globe bucket
+        hammer bracelet pillow carpet pencil suitcase wheel spoon puppet anchor rope vase brush
+        feather helmet blanket locket broom satchel trunk tambourine spade cushion necklace thimble
+        whistle sled pitcher lamp chest drawing""",
     things="""stones buttons coins feathers shells marbles chestnuts pebbles keys bottles jars nails
         beads acorns ribbons pears spoons figs""",
     animal="""dog cat goat gull horse crow hen fox donkey rabbit goose owl pony sparrow lamb pig
-        hedgehog squirrel duck pigeon mouse beaver deer calf swan""",
+        hedgehog squirrel duck pigeon mouse beaver deer calf swan turkey otter badger""",
     food="""soup bread cheese tea porridge cake stew honey fish pie jam butter cider toast rice
-        pancakes apples plums milk pudding beans carrots berries salad noodles""",
+        gravy milk pudding gingerbread marmalade custard salad ham corn chowder""",
     spot="""door window fence stove cupboard bench gate wall shelf chimney well cart desk fireplace
         staircase barrel mailbox pump wagon haystack""",
     tree="oak willow pine birch maple elm cherry hedge rosebush vine poplar walnut cedar laurel",
@@ -122,8 +119,10 @@ POOLS = {name: words.split() for name, words in dict(
     adj="""golden silver red blue green grey crimson purple yellow black white brown orange pink
         dusty silken sandy smooth rough glowing gleaming tiny round crooked pale dim misty salty
         smoky fragrant mossy crisp damp icy shimmering striped faded glossy heavy slender rusty
-        woolly speckled muddy shadowy weathered ancient old huge thick soft earthy dark cold""",
-    adv="slowly softly quietly silently lightly steadily faintly dimly loudly gracefully lazily",
+        woolly wooden velvet copper speckled muddy shadowy weathered ancient old huge thick soft
+        earthy dark cold""",
+    adv="""slowly softly quietly silently lightly steadily faintly dimly loudly gracefully lazily
+        sleepily briskly""",
     good="happy proud cheerful joyful hopeful calm brave grateful lucky",
     bad="sad angry lonely miserable jealous tired worried guilty furious",
     nice="lovely beautiful wonderful sweet fine perfect charming splendid good",
@@ -217,44 +216,45 @@ anxious 3233433333  argued 2233332223  ashamed 1112252032  assure 5555655666  as
 attachment 6456755644  authority 4445446444  avoid 3333223243  awful 2211218111  bad 1201221222
 badly 2123121232  beautiful 6767678877  beauty 7767886676  beloved 6676666776  best 6887877777
 betrayed 2111001121  better 6565576676  bitterly 2233221221  blamed 2222122213  brave 6787576666
-bravely 5766686667  broke 2222322322  broken 2222123122  calm 5545676555  care 6565667777
-celebrated 6776787757  certain 5464665555  certainly 7645754556  chance 5544465656
-charming 7777776767  cheerful 7676668676  clear 6554756864  comfort 5756556556
+bravely 5766686667  broke 2222322322  broken 2222123122  calm 5545676555  capable 5666556656
+care 6565667777  celebrated 6776787757  certain 5464665555  certainly 7645754556
+chance 5544465656  charming 7777776767  cheerful 7676668676  clear 6554756864  comfort 5756556556
 comfortable 5676677766  comforted 6664666666  compliments 6566566566  confidence 7777566666
 consent 4455565645  convinced 6556566657  courage 6756767756  credit 5546776655  cried 3132224232
-cruel 2030302110  cruelly 1111112211  danger 1321112320  dead 0030010210  dear 7766665256
-dearest 5677667787  death 1001133011  delay 3332332323  delight 6788767767  delighted 7767657666
-delightful 8767776677  desire 5565775665  determined 2576667555  died 1310201024
-difficulties 3233323333  difficulty 2222433233  dignity 4765656756  dirty 2333223111
-disappointed 3122133211  disappointment 1303131221  distress 3221101222  doubt 3322332322
-dreadful 0226303410  dull 2223222332  eager 5756665555  eagerly 4566666566  ease 5554656775
-easily 6556565655  easy 5865575765  engaged 5566546785  engagement 4478865666
-enjoyment 6767676777  escape 6445454744  evil 0001103010  excellent 6777767668  failed 2132231102
-fair 4556855555  favour 6567666566  fear 2121232122  feared 2123121222  feeling 4447464444
-fine 5456555544  fire 2404233404  fit 6564865555  fond 6767557655  forced 3211322222
-forget 3333433423  fought 2323433331  fresh 6655556555  friend 6676775666  friends 7766656666
-friendship 5665766666  funny 7665665666  furious 1110005212  gained 6565576565  gently 6665577657
-giving 5575567464  glad 7656665766  gladly 6656556555  god 4445474748  good 6557686655
-gracefully 7765766677  grateful 6756667566  gratitude 6675676776  great 6888777767
-greater 6565666546  greatest 7877788668  grey 4454445444  grief 2312112222  growing 4556544554
-guilty 3221223223  hand 6657678566  handsome 6666678566  happily 8568676677  happiness 6777766767
-happy 6668687866  hard 4343452326  hate 0100222231  hated 1101211001  heart 7787867877
-help 7656567555  heroine 4688777767  honour 6766678876  hope 7665665666  hoped 5655665666
-hopeful 6557776767  hopes 5756665666  huge 4664466656  hugged 6666755646  humour 5668655776
-hurt 1122012322  ignored 2323323333  ill 2423022232  importance 6567565465  important 4446544764
-improved 7567675666  indifference 4344452444  insulted 2222122211  intelligence 7665777664
-interest 6775578564  interesting 5657555766  jealous 2212123322  join 6656545645  joy 7678777577
-joyful 7677678777  justice 7656768865  kind 6677677657  kindly 6667666667  kindness 6577656666
-kissed 6855567455  laughed 6675656676  laughter 6766667576  leave 5334436343  liar 3211221311
-like 5666575555  liked 6656657566  lonely 3223333222  lose 3232322222  loss 3233322333
-lost 3323322333  love 7777777887  loved 7786687677  lovely 6777678767  low 3333323243
-lucky 6555765667  matter 4444444544  matters 4444544444  miserable 2211013251  misery 2211211111
-miss 3333236623  mistaken 2322333133  mocked 2232212553  natural 6445576675  nervously 3333328333
-nice 7556657566  number 4454464444  odd 3323332323  opportunity 6666756556  pain 2122222220
-painful 2331033222  party 7665765555  peace 7658678576  perfect 6867867676  perfectly 7887777777
-pity 2233333333  play 6455565855  pleasant 6777656676  pleased 6666556766  pleasing 6766668856
-pleasure 8876676577  poor 2230242022  praise 6877657767  praised 7666675766  pray 4765553756
-pretty 7666756667  prevent 2544363644  prevented 4346444444  pride 4666753665  promise 5455665566
+cruel 2030302110  cruelly 1111112211  danger 1321112320  dear 7766665256  dearest 5677667787
+death 1001133011  delay 3332332323  delight 6788767767  delighted 7767657666
+delightful 8767776677  desirable 6555555665  desire 5565775665  determined 2576667555
+died 1310201024  difficulties 3233323333  difficulty 2222433233  dignity 4765656756
+dirty 2333223111  disappointed 3122133211  disappointment 1303131221  distress 3221101222
+doubt 3322332322  dreadful 0226303410  dull 2223222332  eager 5756665555  eagerly 4566666566
+ease 5554656775  easily 6556565655  easy 5865575765  engaged 5566546785  engagement 4478865666
+enjoyment 6767676777  escape 6445454744  evil 0001103010  excellent 6777767668  excite 5665648876
+failed 2132231102  fair 4556855555  favour 6567666566  fear 2121232122  feared 2123121222
+fears 2212233232  feeling 4447464444  fine 5456555544  fire 2404233404  fit 6564865555
+fond 6767557655  forced 3211322222  forget 3333433423  fought 2323433331  fresh 6655556555
+friend 6676775666  friends 7766656666  friendship 5665766666  furious 1110005212
+gained 6565576565  gentle 6665676656  gently 6665577657  giving 5575567464  glad 7656665766
+gladly 6656556555  god 4445474748  good 6557686655  gracefully 7765766677  grateful 6756667566
+gratitude 6675676776  great 6888777767  greater 6565666546  greatest 7877788668  grey 4454445444
+grief 2312112222  growing 4556544554  guilty 3221223223  hand 6657678566  handsome 6666678566
+happily 8568676677  happiness 6777766767  happy 6668687866  hard 4343452326  hate 0100222231
+hated 1101211001  heart 7787867877  help 7656567555  heroine 4688777767  honour 6766678876
+hope 7665665666  hoped 5655665666  hopeful 6557776767  hopes 5756665666  huge 4664466656
+hugged 6666755646  humour 5668655776  hurt 1122012322  ignored 2323323333  ill 2423022232
+importance 6567565465  important 4446544764  improved 7567675666  indifference 4344452444
+insulted 2222122211  intelligence 7665777664  interest 6775578564  interesting 5657555766
+jealous 2212123322  join 6656545645  joy 7678777577  joyful 7677678777  justice 7656768865
+kind 6677677657  kindly 6667666667  kindness 6577656666  kissed 6855567455  laughed 6675656676
+laughter 6766667576  leave 5334436343  liar 3211221311  like 5666575555  liked 6656657566
+lonely 3223333222  lose 3232322222  loss 3233322333  lost 3323322333  love 7777777887
+loved 7786687677  lovely 6777678767  low 3333323243  lucky 6555765667  matter 4444444544
+matters 4444544444  miserable 2211013251  misery 2211211111  miss 3333236623  mistaken 2322333133
+mocked 2232212553  natural 6445576675  nervously 3333328333  nice 7556657566  number 4454464444
+odd 3323332323  opportunity 6666756556  pain 2122222220  painful 2331033222  party 7665765555
+pay 4414444434  peace 7658678576  perfect 6867867676  perfectly 7887777777  pity 2233333333
+play 6455565855  pleasant 6777656676  pleased 6666556766  pleasing 6766668856  pleasure 8876676577
+poor 2230242022  praise 6877657767  praised 7666675766  pray 4765553756  pretty 7666756667
+prevent 2544363644  prevented 4346444444  pride 4666753665  promise 5455665566
 promised 6554466766  proud 6766666666  proudly 6677677767  reach 4444444544  reached 5444554544
 ready 6554665558  regret 2222313322  respect 6666776656  rich 6768876666  rotten 2131131212
 rudely 1213202232  ruined 1223221132  sad 3322121203  sadly 2223212332  safe 6566666666
@@ -308,7 +308,7 @@ def descriptiveness(text):
 
 # Luce's rule: P(k) ~ exp(score_k / temperature). One temperature a task, set once on samples of rho
 # so that two labelers agree on the best of four as often as the paper's did, 38 % (table 9).
-TASKS = {"sentiment": (sentiment, 5.7), "descriptiveness": (descriptiveness, 1.23)}
+TASKS = {"sentiment": (sentiment, 6.5), "descriptiveness": (descriptiveness, 1.25)}
 
 
 def choice_probabilities(task, questions, temperature=None):

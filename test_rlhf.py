@@ -368,9 +368,14 @@ def test_bad_labels_are_refused_with_their_line(tmp_path, line, words):
 def test_eq_2_by_hand():
     # log pi - log rho = (.5, -.2, .1), beta = 2, r = 3: the sum is 3 - 2 (.4) = 2.2.
     logp, logp_rho = torch.tensor([[-1.0, -1.2, -0.9]]), torch.tensor([[-1.5, -1.0, -1.0]])
-    reward_ = ppo.penalised_reward(torch.tensor([3.0]), logp, logp_rho, beta=2.0)
+    whole = torch.ones(1, 3, dtype=torch.bool)
+    reward_ = ppo.penalised_reward(torch.tensor([3.0]), logp, logp_rho, 2.0, whole)
     assert torch.allclose(reward_, torch.tensor([[-1.0, 0.4, 2.8]]))
     assert reward_.sum().item() == pytest.approx(2.2)
+    # Cut after two tokens, the third is not there: (-1, .4 + 3, 0).
+    two = torch.tensor([[True, True, False]])
+    reward_ = ppo.penalised_reward(torch.tensor([3.0]), logp, logp_rho, 2.0, two)
+    assert torch.allclose(reward_, torch.tensor([[-1.0, 3.4, 0.0]]))
 
 
 def test_gae_by_hand():
@@ -419,13 +424,14 @@ def test_the_controller_by_hand():
 def test_truncation_by_hand():
     # Period 9, allowed from position 2 on.
     y = torch.tensor([[9, 1, 9, 9], [9, 9, 1, 1], [1, 1, 1, 9]])
-    length, found = ppo.truncate(y, period=9, after=2)
+    cut = ppo.cut_at(period=9, after=2)
+    length, found = cut(y)
     assert length.tolist() == [3, 4, 4] and found.tolist() == [True, False, True]
     seen = {}
     def r(tokens, length):
         seen["length"] = length.tolist()
         return torch.tensor([0.5, 0.6, 0.7])
-    score = ppo.period_rule(r, period=9, after=2)(torch.zeros(3, 5, dtype=torch.long), y)
+    score = ppo.period_rule(r, cut)(torch.zeros(3, 5, dtype=torch.long), y)
     assert score.tolist() == pytest.approx([0.5, -1.0, 0.7]) and seen["length"] == [8, 9, 9]
 
 
@@ -443,6 +449,20 @@ def test_queries_start_and_end_with_a_sentence_and_never_overlap():
     assert len(taken) == len(texts)
 
 
+def test_no_query_is_asked_twice_or_stands_in_what_rho_has_read():
+    cfg = rlhf.Config(passages=600)
+    parts = rlhf.read_passages(cfg)
+    tokens = gpt.Tokens(gpt.learn_bpe(" ".join(parts["train"]), 1200))
+    queries = rlhf.all_queries(cfg, parts, tokens)
+    assert set(queries) == {"reward", "policy", "evaluation"}
+    texts = [tokens.decode(q) for part in queries.values() for x in part.values()
+             for q in x.tolist()]
+    assert len(texts) > 500 and len(set(texts)) == len(texts)
+    read = {s + "." for passage in parts["train"] for s in passage.rstrip(".").split(". ")}
+    assert not read & set(texts)
+    assert read & {s + "." for p in parts["reward"] for s in p.rstrip(".").split(". ")}, "by chance"
+
+
 def test_every_length_is_drawn_as_often_as_it_occurs():
     torch.manual_seed(0)
     queries = {3: torch.zeros(300, 3), 5: torch.zeros(100, 5)}
@@ -453,9 +473,10 @@ def test_every_length_is_drawn_as_often_as_it_occurs():
     assert sum(map(len, picked.values())) == 40 and 20 <= len(picked[3]) <= 38
 
 
-def start_of_ppo(model, B=64):
+def start_of_ppo(model, B=64, cut=ppo.uncut):
     pi = ppo.Policy(model)
-    batch = ppo.rollout(pi, model, lambda x, y: y[:, 0].float(), tokens_of(B, 5), 8, 0.7)
+    score = lambda x, y: y[:, 0].float()
+    batch = ppo.rollout(pi, model, score, cut, tokens_of(B, 5), 8, 0.7)
     return pi, batch
 
 
@@ -481,7 +502,8 @@ def test_the_first_step_starts_at_ratio_1(model):
 def test_kl_has_the_right_sign():
     # pi = (.9, .1), rho = (.5, .5): KL(pi, rho) = .9 log 1.8 + .1 log .2 = .368, and E_pi finds it.
     p, q = torch.tensor([0.9, 0.1]), torch.tensor([0.5, 0.5])
-    reward_ = ppo.penalised_reward(torch.zeros(2), p.log()[:, None], q.log()[:, None], beta=1.0)
+    whole = torch.ones(2, 1, dtype=torch.bool)
+    reward_ = ppo.penalised_reward(torch.zeros(2), p.log()[:, None], q.log()[:, None], 1.0, whole)
     assert -(p * reward_[:, 0]).sum().item() == pytest.approx(0.3681, abs=1e-4)
 
 
@@ -490,11 +512,46 @@ def test_targets_whiten_the_advantages(model):
     advantage, returns = ppo.targets(batch, 0.1, 0.95, whiten_rewards=False)
     assert advantage.mean().item() == pytest.approx(0, abs=1e-5)
     assert advantage.std(unbiased=False).item() == pytest.approx(1, abs=1e-3)
-    plain = ppo.penalised_reward(batch.score, batch.logp, batch.logp_rho, 0.1)
+    plain = ppo.penalised_reward(batch.score, batch.logp, batch.logp_rho, 0.1, batch.real)
     assert torch.allclose(returns, ppo.gae(plain, batch.value, 0.95), atol=1e-4), "value is 0 here"
     _, returns = ppo.targets(batch, 0.1, 0.95, whiten_rewards=True)
     white = plain.mean() + (plain - plain.mean()) / plain.std(unbiased=False)
     assert torch.allclose(returns, ppo.gae(white, batch.value, 0.95), atol=1e-3)
+
+
+def test_what_is_cut_away_is_not_there(model):
+    lengths = torch.tensor([3, 8] * 32)
+    cut = lambda y: (lengths, lengths > 0)
+    pi, batch = start_of_ppo(model, cut=cut)
+    pi.value.bias.data.fill_(0.5)
+    assert batch.real.sum(1).tolist() == lengths.tolist() and batch.real[:, :3].all()
+    optimiser = torch.optim.SGD(pi.parameters(), lr=0.0)
+    def step(y):
+        changed = batch._replace(y=y, logp=batch.logp - 0.1 * (y != batch.y))
+        advantage, returns = ppo.targets(changed, 0.1, 0.95, whiten_rewards=False)
+        seen = ppo.improve(pi, optimiser, changed, advantage, returns, 0.7, 0.2, 0.5)
+        return seen, [p.grad.clone() for p in pi.parameters()]
+    other = batch.y.clone()
+    other[0::2, 3:] = 7                                  # other tokens, behind the cut only
+    (seen, gradient), (seen_too, gradient_too) = step(batch.y), step(other)
+    assert seen == pytest.approx(seen_too)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(gradient, gradient_too))
+    other[1, 5] = (other[1, 5] + 1) % 50                 # one token that is there
+    assert step(other)[0] != pytest.approx(seen)
+
+
+def test_measured_kl_is_that_of_the_response_as_it_is_cut(model):
+    lengths = torch.tensor([3, 8] * 32)
+    cut, score = lambda y: (lengths, lengths > 0), lambda x, y: y[:, 0].float()
+    pi = ppo.Policy(model)
+    pi.trunk.wte.weight.data += 0.3 * torch.randn(50, 16)
+    torch.manual_seed(0)
+    mean, kl = ppo.measure(pi.trunk, model, score, cut, {5: tokens_of(64, 5)}, 8, 0.7)
+    torch.manual_seed(0)
+    batch = ppo.rollout(pi, model, score, cut, tokens_of(64, 5), 8, 0.7)
+    log_ratio = batch.logp - batch.logp_rho
+    by_hand = [log_ratio[i, :n].sum().item() for i, n in enumerate(lengths)]
+    assert kl == pytest.approx(sum(by_hand) / 64, abs=1e-4) and mean == batch.score.mean()
 
 
 @pytest.mark.parametrize("beta", [0.5, 0.2])
