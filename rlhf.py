@@ -79,7 +79,7 @@ class Config:
     batch: int = option("policy", 128, "episodes an update; paper: 1024; released: 512")
     minibatches: int = option("policy", 1, "Adam steps an epoch; paper and released: 1")
     epochs: int = option("policy", 4, "passes over each batch; paper and released: 4")
-    lr: float = option("policy", 3e-4, "falls to 0; paper: 1.41e-5; released: 1e-5")
+    lr: float = option("policy", 2e-4, "falls to 0; paper: 1.41e-5; released: 1e-5")
     kl_target: float = option("policy", 3.0, "nats per response, or 0 for a fixed beta; paper: 10 "
                               "(sentiment), 6 (descriptiveness); released: 6")
     beta: float = option("policy", 0.3, "first price of a nat, in units of reward; released: 0.15")
