@@ -56,10 +56,12 @@ def cut_queries(passages, tokens, shortest, longest, taken):
     return {length: torch.tensor(queries[length]) for length in sorted(queries)}
 
 
-def pick(queries, n):
-    """n different queries at random, all lengths in proportion: {length: (m, length)}."""
+def pick(queries, n, again=False):
+    """n different queries at random, all lengths in proportion: {length: (m, length)}.
+
+    Where there are fewer than n it is all of them, or with `again` all as often as it takes."""
     total = sum(map(len, queries.values()))
-    chosen = torch.randperm(total)[:n]
+    chosen = torch.randperm(total).repeat(-(-n // total) if again else 1)[:n]
     start, picked = 0, {}
     for length, x in queries.items():
         mine = chosen[(chosen >= start) & (chosen < start + len(x))] - start

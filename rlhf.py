@@ -236,7 +236,7 @@ def collect_labels(cfg, rho, tokens, cut, queries, path):
         gpt.write_whole(path, lambda name: Path(name).write_bytes(Path(cfg.labels).read_bytes()))
         return
     rng, questions = np.random.default_rng([cfg.seed, 1]), []
-    picked = pick(queries, cfg.n_labels + cfg.n_labels // 5)
+    picked = pick(queries, cfg.n_labels + cfg.n_labels // 5, again=True)
     groups = ((x, sample_finished(rho, x.to(cfg.device).repeat_interleave(4, dim=0), cfg.response,
                                    cfg.temperature, cut))
               for x in picked.values())

@@ -471,6 +471,11 @@ def test_every_length_is_drawn_as_often_as_it_occurs():
     assert lengths.count(3) / 2000 == pytest.approx(0.75, abs=0.04)
     picked = ppo.pick(queries, 40)
     assert sum(map(len, picked.values())) == 40 and 20 <= len(picked[3]) <= 38
+    one_each = {2: torch.tensor([[0, 0], [1, 1]]), 3: torch.tensor([[2, 2, 2]])}
+    assert sum(map(len, ppo.pick(one_each, 7).values())) == 3
+    often = ppo.pick(one_each, 7, again=True)
+    assert sorted(x[0] for part in often.values() for x in part.tolist()) in (
+        [0, 0, 0, 1, 1, 2, 2], [0, 0, 1, 1, 1, 2, 2], [0, 0, 1, 1, 2, 2, 2])
 
 
 def start_of_ppo(model, B=64, cut=ppo.uncut):
@@ -519,12 +524,15 @@ def test_targets_whiten_the_advantages(model):
     assert torch.allclose(returns, ppo.gae(white, batch.value, 0.95), atol=1e-3)
 
 
+LENGTHS = torch.tensor([3, 8] * 32)
+
+
+def cut_at_lengths(y):
+    return LENGTHS, LENGTHS > 0
+
+
 def test_what_is_cut_away_is_not_there(model):
-    lengths = torch.tensor([3, 8] * 32)
-    cut = lambda y: (lengths, lengths > 0)
-    pi, batch = start_of_ppo(model, cut=cut)
-    pi.value.bias.data.fill_(0.5)
-    assert batch.real.sum(1).tolist() == lengths.tolist() and batch.real[:, :3].all()
+    pi, batch = start_of_ppo(model, cut=cut_at_lengths)
     optimiser = torch.optim.SGD(pi.parameters(), lr=0.0)
     def step(y):
         changed = batch._replace(y=y, logp=batch.logp - 0.1 * (y != batch.y))
@@ -540,18 +548,35 @@ def test_what_is_cut_away_is_not_there(model):
     assert step(other)[0] != pytest.approx(seen)
 
 
-def test_measured_kl_is_that_of_the_response_as_it_is_cut(model):
-    lengths = torch.tensor([3, 8] * 32)
-    cut, score = lambda y: (lengths, lengths > 0), lambda x, y: y[:, 0].float()
+def test_the_episode_ends_at_the_cut(model):
+    pi = ppo.Policy(model)
+    pi.value.bias.data.fill_(0.5)                        # a value of 1/2 everywhere, but not there
+    score = lambda x, y: y[:, 0].float()
+    batch = ppo.rollout(pi, model, score, cut_at_lengths, tokens_of(64, 5), 8, 0.7)
+    assert batch.real.sum(1).tolist() == LENGTHS.tolist() and batch.real[:, :3].all()
+    advantage, returns = ppo.targets(batch, 0.0, 0.95, whiten_rewards=False)
+    rows = torch.arange(64)
+    assert torch.allclose(returns[rows, LENGTHS - 1], batch.score), "nothing comes after the end"
+    assert advantage[batch.real].mean().item() == pytest.approx(0, abs=1e-5)
+    assert advantage[batch.real].std(unbiased=False).item() == pytest.approx(1, abs=1e-3)
+
+
+def test_kl_is_that_of_the_response_as_it_is_cut(model):
+    score, x = lambda x, y: y[:, 0].float(), tokens_of(64, 5)
     pi = ppo.Policy(model)
     pi.trunk.wte.weight.data += 0.3 * torch.randn(50, 16)
-    torch.manual_seed(0)
-    mean, kl = ppo.measure(pi.trunk, model, score, cut, {5: tokens_of(64, 5)}, 8, 0.7)
-    torch.manual_seed(0)
-    batch = ppo.rollout(pi, model, score, cut, tokens_of(64, 5), 8, 0.7)
+    def again(f):
+        torch.manual_seed(0)
+        return f()
+    batch = again(lambda: ppo.rollout(pi, model, score, cut_at_lengths, x, 8, 0.7))
     log_ratio = batch.logp - batch.logp_rho
-    by_hand = [log_ratio[i, :n].sum().item() for i, n in enumerate(lengths)]
-    assert kl == pytest.approx(sum(by_hand) / 64, abs=1e-4) and mean == batch.score.mean()
+    by_hand = sum(log_ratio[i, :n].sum().item() for i, n in enumerate(LENGTHS)) / 64
+    mean, kl = again(lambda: ppo.measure(pi.trunk, model, score, cut_at_lengths, {5: x}, 8, 0.7))
+    assert kl == pytest.approx(by_hand, abs=1e-4) and mean == batch.score.mean()
+    seen = again(lambda: next(ppo.ppo(pi, model, score, lambda B: x, cut=cut_at_lengths,
+                                      episodes=64, batch_size=64, response=8, temperature=0.7,
+                                      lr=1e-4)))
+    assert seen["kl"] == pytest.approx(by_hand, abs=1e-4)
 
 
 @pytest.mark.parametrize("beta", [0.5, 0.2])
