@@ -66,7 +66,7 @@ class Config:
 
     task: str = option("labels", "sentiment", "what labelers like: sentiment or descriptiveness")
     labels: str = option("labels", "", "a file of comparisons to use, instead of simulated labels")
-    n_labels: int = option("labels", 10000, "comparisons to train r on, a fifth as many held out; "
+    n_labels: int = option("labels", 12000, "comparisons to train r on, a fifth as many held out; "
                            "paper: 5,000 and more; released: 4,992")
     temperature: float = option("labels", 0.7, "divides the logits; paper, released: 0.7")
     truncate_after: int = option("labels", 16, "a response is cut at its first period from this "

@@ -161,10 +161,11 @@ class Scene(dict):
         return word
 
     def mention(self, person):
-        """A name, with the trade where the person is new to the reader, or None for a pronoun."""
+        """A name, or None for a pronoun. The first person of a passage comes with a trade; if both
+        did, rho would give trades to people who have one, for it rarely sees where they got it."""
         if person not in self.known:
             self.known.add(person)
-            return f"{person[0]} the {self['role']}"
+            return person[0] if len(self.known) > 1 else f"{person[0]} the {self['role']}"
         # Names are kept common: copying one is what a small model is slowest to learn, and it
         # learns it within a minute only where there is much to copy.
         pronoun = self.rng.random() < (0.35 if person == self.topic else 0.1)
