@@ -12,7 +12,7 @@ import torch
 
 import gpt
 import stories
-from ppo import before, frontier, measure, period_rule, pick, sample_finished
+from ppo import frontier, measure, period_rule, pick, real_tokens, sample_finished
 from reward import judge, supervised, to_tokens
 
 matplotlib.use("Agg")    # draw into files, with or without a screen
@@ -86,14 +86,18 @@ def results(cfg, rho, r, pi, tokens, cut, parts, queries, train, held_out, log):
     zero_shot, _ = measure(rho, rho, score, cut, picked, *settings)
     optimum = frontier(rho, score, few, cfg.optimum_samples, *settings)
     _, gains, kls, sizes = zip(*optimum)
+
+    def optimal(of):      # at pi's KL; beyond what was sampled None, not the curve's last point
+        return float(np.interp(kl, kls, of)) if kl <= kls[-1] else None
+    gain = optimal(gains)
     tuned = supervised(rho, train, tokens.encode, cfg.supervised_lr)
     return {
         "language_model": language_model_results(rho, tokens, parts),
         "labels": label_results(cfg, train),
         "reward_model": reward_model_results(cfg, r, tokens, held_out),
         "policy": {"kl": kl, "kl_target": cfg.kl_target, "beta": log[-1]["beta"], "reward": reached,
-                   "optimal_reward": zero_shot + float(np.interp(kl, kls, gains)),
-                   "optimal_effective_samples": float(np.interp(kl, kls, sizes)),
+                   "optimal_reward": None if gain is None else zero_shot + gain,
+                   "optimal_effective_samples": optimal(sizes),
                    "zero_shot_reward": zero_shot, "episodes": log[-1]["episode"]},
         "win_rate": {"zero_shot": win_rate(cfg, pi.trunk, rho, picked, tokens, cut),
                      "supervised": win_rate(cfg, pi.trunk, tuned, picked, tokens, cut),
@@ -113,11 +117,11 @@ def samples(cfg, rho, r, pi, tokens, cut, queries):
             y, length = sample_finished(model, x, cfg.response, cfg.temperature, cut)
             logp, logp_rho = (gpt.score_tokens(m, x, y, cfg.temperature)[0] for m in (model, rho))
             rows = zip(lines, y.tolist(), length.tolist(), score(x, y).tolist(),
-                       ((logp - logp_rho) * before(length, y.size(1))).sum(1).tolist())
+                       ((logp - logp_rho) * real_tokens(length, y.size(1))).sum(1).tolist())
             for block, ids, n, reward, kl in rows:
                 block.append(f"{name:<11} r {reward:+.2f}  kl {kl:4.1f}  {tokens.decode(ids[:n])}")
         blocks += ["\n".join(block) for block in lines]
-    return "\n\n".join(blocks) + "\n"
+    return "\n\n".join(blocks[i] for i in torch.randperm(len(blocks))) + "\n"
 
 
 def draw(results, log, path):
@@ -129,8 +133,9 @@ def draw(results, log, path):
     ax = axes["reward"]
     ax.plot(episode, score, color="C0", lw=1)
     ax.axhline(policy["zero_shot_reward"], color="gray", ls=":", label="zero-shot")
-    ax.axhline(policy["optimal_reward"], color="black", ls="--", label="optimum at the final KL")
-    ax.set(title="reward r(x, y)", xlabel="episodes", ylabel="standard deviations of rho")
+    if policy["optimal_reward"] is not None:
+        ax.axhline(policy["optimal_reward"], color="black", ls="--", label="optimum at the last KL")
+    ax.set(title="reward r(x, y)", xlabel="episodes", ylabel="standard deviations over rho")
     ax.legend(frameon=False)
     ax = axes["kl"]
     ax.plot(episode, kl, color="C1", lw=1)
@@ -162,7 +167,7 @@ def draw(results, log, path):
         ax.barh(row, 100 * wins[key]["mean"], xerr=196 * wins[key]["stderr"], color=f"C{row}")
         ax.text(3, row, f"{name}  {wins[key]['mean']:.1%}", va="center", color="white")
     ax.axvline(50, color="black", lw=1)
-    ax.set(title="win rate, majority of three labelers", xlabel="%, with 95 % interval",
+    ax.set(title="win rate, majority of three simulated labelers", xlabel="%, with 95 % interval",
            xlim=(0, 100), yticks=[])
     fig.suptitle(f"{results['task']}, seed {results['seed']}")
     fig.savefig(path, dpi=110, format="png")
@@ -176,9 +181,11 @@ def table(results):
                                               f"{r['best_loss']:.3f}")
     rows = [("language model", f"loss {lm['loss']:.3f}", f"unigram {lm['unigram_loss']:.3f}"),
             ("reward model", f"accuracy {r['accuracy']:.3f}, loss {r['loss']:.3f}", best),
-            ("KL(pi, rho)", f"{p['kl']:.2f}", f"target {p['kl_target']:.2f}"),
+            ("KL(pi, rho)", f"{p['kl']:.2f}",
+             f"target {p['kl_target']:.2f}" if p["kl_target"] else "beta was fixed"),
             ("reward of pi", f"{p['reward']:+.2f}", f"zero-shot {p['zero_shot_reward']:+.2f}, "
-             f"optimum at this KL {p['optimal_reward']:+.2f}")]
+             "optimum at this KL " + ("beyond what was sampled" if p["optimal_reward"] is None else
+                                      f"{p['optimal_reward']:+.2f}"))]
     rows += [(f"win rate, {key}", f"{w['mean']:.1%}", f"+/- {w['stderr']:.1%} of {w['n']}")
              for key, w in results["win_rate"].items()]
     rows += [("seconds", f"{sum(results['seconds'].values()):.0f}",

@@ -2,10 +2,10 @@
 gpt.py: GPT-2, written by hand: the model, cached sampling, log-probabilities, BPE, training.
 
 Papers: Radford et al. 2019 (GPT-2); Ziegler et al. 2019, section 2.1 (pretraining, temperature).
-In:  a text                              Out: a language model rho to sample from and to score with
-Not here: rewards (reward.py), reinforcement learning (ppo.py).
+In:  a text           Out: rho, to sample from and score with         Not here: rewards, PPO
 
-Letters: B batch, Q query tokens, T response tokens, V vocabulary, C channels, H heads, D = C / H.
+Letters: B batch, T tokens (of the response, after a query of Q), S tokens that attention looks at,
+V vocabulary, C channels, H heads, D = C / H.
 
 Deleted here: dropout (the paper turns it off, and with it on the PPO ratio would not start at 1),
 padding and attention masks (all queries of a batch have one length), top-k and top-p (they sample
@@ -75,8 +75,8 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """GPT-2. Its parameters bear the names of the published checkpoints, which store the four
-    matrices of a block transposed: a rename and a transpose, and nothing else, lie between."""
+    """GPT-2, with the parameter names of the published checkpoints, which store the four matrices
+    of a block transposed: nothing else lies between."""
 
     def __init__(self, vocabulary, context, layers, heads, width):
         super().__init__()
@@ -87,8 +87,8 @@ class GPT(nn.Module):
         self.h = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.ln_f = nn.LayerNorm(width)
         # GPT-2: N(0, .02), positions N(0, .01), biases 0; what adds to the residual stream divided
-        # by sqrt(2 layers), so that its variance does not grow with depth. Below 768 channels
-        # 1 / sqrt(C) more, or attention starts almost uniform and is slow to learn to copy a name.
+        # by sqrt(2 layers), so that its variance does not grow with depth. Below 768 channels all
+        # times sqrt(768 / C), or attention starts almost uniform and learns to copy slowly.
         std = 0.02 * math.sqrt(max(1, 768 / width))
         for name, p in self.named_parameters():
             if name.endswith("c_proj.weight"):
@@ -100,8 +100,8 @@ class GPT(nn.Module):
 
     def hidden(self, tokens, cache=None):
         """The last hidden states. tokens (B, T) -> (B, T, C). A cache holds those before."""
-        n = cache.length if cache else 0
-        T = tokens.size(1)
+        n, T = cache.length if cache else 0, tokens.size(1)
+        assert T == 1 or n == 0, f"{T} tokens at once after {n}: only one, or the first ones"
         assert n + T <= len(self.wpe.weight), f"no position for {n + T} tokens"
         x = self.wte(tokens) + self.wpe.weight[n:n + T]                            # (B, T, C)
         for layer, block in enumerate(self.h):
@@ -123,7 +123,7 @@ class GPT(nn.Module):
 
 def log_distribution(model, h, temperature):
     """log pi(. | what h has read), h (..., C) -> (..., V): the one place where hidden states become
-    the distribution that is sampled from, scored, and kept close to rho (paper 2.1)."""
+    the distribution that is sampled and scored. "rho" is rho at this temperature (paper 2.1)."""
     return F.log_softmax(model.logits(h, temperature).float(), dim=-1)
 
 
@@ -272,6 +272,7 @@ def next_token_loss(model, tokens, target):
 
 
 def sentence_starts(ids, period):
+    """Where sentences start and, but for the 0, end: behind every period."""
     return [0] + [i + 1 for i, token in enumerate(ids) if token == period]
 
 
@@ -343,7 +344,7 @@ def load_saved(path, device):
                         "to have it made again") from None
 
 
-def best_device():
-    """CUDA or Apple's MPS where there is one, else the CPU."""
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    return next((name for name in present if present[name]), "cpu")
+def devices():
+    """What is present here, the best first: CUDA, Apple's MPS, the CPU."""
+    return ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available() + [
+        "cpu"]

@@ -1,16 +1,19 @@
 """
 ppo.py: proximal policy optimisation of a language model against any reward, not far from rho.
 
-Papers: Ziegler et al. 2019, section 2, eq. 2, and 2.2; Schulman et al. 2017 (PPO), 2016 (GAE).
+Papers: Ziegler et al. 2019, section 2, eq. 2, 2.2, 3.1 (the period rule) and 3.1.1 (the optimum);
+Schulman et al. 2017 (PPO), 2016 (GAE).
 In:  rho, a plain function score(x, y) -> (B,), queries         Out: a policy pi
 Not here: where the score comes from (reward.py), what it is good for (rlhf.py).
 
 Letters: B batch, Q query tokens, T response tokens; x query, y response; beta the price of one nat
-of KL(pi, rho) in units of reward. Every (B, T) column t belongs to the response's token t.
+of KL(pi, rho) in units of reward. Column t of a (B, T) belongs to token y_t; the value there is
+V(x, y_<t), said before y_t was drawn.
 
-Deleted here: an entropy bonus and gradient clipping (neither is in the released code), the
-discount (gamma is 1 in both). A response ends where it is cut, and so does the episode: what the
-sampler wrote behind the cut is not there for eq. 2, GAE or the losses (released code: it is).
+Deleted here: an entropy bonus and gradient clipping (PPO2 clips at norm .5, the released code has
+neither), the discount (gamma is 1 in paper and code). A response ends where it is cut, and so does
+the episode: what the sampler wrote behind the cut is not there for eq. 2, GAE or the losses
+(released code: it is).
 """
 
 import copy
@@ -106,7 +109,8 @@ def gae(reward, value, lam):
     """Generalised advantage estimation (Schulman et al. 2016, eq. 16) at gamma = 1.
 
     reward, value (B, T) -> advantage (B, T): A_t = delta_t + lam A_{t+1}, where
-    delta_t = reward_t + V_{t+1} - V_t. The episode ends after T, so V_T = A_T = 0."""
+    delta_t = reward_t + V_{t+1} - V_t. The episode ends after T, so V_T = A_T = 0; and where y was
+    cut before, because reward and value are 0 behind the cut."""
     advantage = torch.zeros_like(reward)
     next_value = next_advantage = torch.zeros_like(reward[:, 0])
     for t in reversed(range(reward.size(1))):
@@ -119,8 +123,9 @@ def gae(reward, value, lam):
 def policy_loss(logp, old_logp, advantage, clip):
     """PPO's clipped objective (Schulman et al. 2017, eq. 7), negated; and the share cut.
 
-    The worse of two: the ratio as it is, and the ratio held to 1 - clip .. 1 + clip. So there is
-    nothing to gain from moving a token's probability further than that, and all of it to lose."""
+    All of any one shape. The worse of two: the ratio as it is, and the ratio held to 1 - clip ..
+    1 + clip. So there is nothing to gain from moving a token's probability further than that, and
+    all of it to lose."""
     ratio = torch.exp(logp - old_logp)                                             # (B, T)
     plain = -advantage * ratio
     clipped = -advantage * ratio.clamp(1 - clip, 1 + clip)
@@ -133,12 +138,12 @@ def value_loss(value, old_value, returns, clip):
     return 0.5 * torch.maximum((value - returns) ** 2, (held - returns) ** 2).mean()
 
 
-def next_beta(beta, kl, target, gain):
+def next_beta(beta, kl, target, K):
     """Section 2.2: e = clip((KL - target) / target, -.2, .2), and beta grows by the factor 1 + K e.
 
-    kl, target: nats per response. gain: K."""
+    kl, target: nats per response."""
     error = min(0.2, max(-0.2, (kl - target) / target))
-    return beta * (1 + gain * error)
+    return beta * (1 + K * error)
 
 
 # --- the period rule ------------------------------------------------------------------------------
@@ -158,7 +163,7 @@ def uncut(y):
     return y.new_full((len(y),), y.size(1)), y.new_ones(len(y), dtype=torch.bool)
 
 
-def before(length, T):
+def real_tokens(length, T):
     """Which tokens are still there when the response is cut. length (B,) -> (B, T), of booleans."""
     return torch.arange(T, device=length.device) < length[:, None]
 
@@ -175,7 +180,7 @@ def period_rule(r, cut, penalty=-1.0):
 
 
 def sample_finished(model, x, T, temperature, cut, size=1024, tries=200):
-    """Responses as people are shown them: sampled again until each can be cut (paper, table 2).
+    """Responses as people are shown them: sampled again until each can be cut (paper 3.1).
 
     x (B, Q) -> y (B, T), length (B,). At most `size` rows at a time."""
     ys, lengths = [], []
@@ -195,21 +200,6 @@ def sample_finished(model, x, T, temperature, cut, size=1024, tries=200):
     return torch.cat(ys), torch.cat(lengths)
 
 
-# --- the limit ------------------------------------------------------------------------------------
-
-def optimal_policy(scores, beta):
-    """What pi_opt(y|x) ~ rho(y|x) exp(r(x, y) / beta) reaches (section 3.1.1), no policy trained.
-
-    scores (P, n): r of n samples of rho for each of P queries. -> reward, KL in nats, effective
-    sample size. Samples reweighted by w ~ exp(r / beta): KL = E_w[log(n w)], ESS = 1 / sum w^2.
-    Neither can be trusted where the ESS is small: KL cannot exceed log n, and both come too low."""
-    log_w = (scores / beta).log_softmax(dim=1)                                     # (P, n)
-    w = log_w.exp()
-    return ((w * scores).sum(1).mean().item(),
-            (w * (log_w + math.log(scores.size(1)))).sum(1).mean().item(),
-            (1 / (w ** 2).sum(1)).mean().item())
-
-
 # --- PPO ------------------------------------------------------------------------------------------
 
 class Rollout(NamedTuple):
@@ -218,7 +208,7 @@ class Rollout(NamedTuple):
     y: torch.Tensor              # (B, T)
     logp: torch.Tensor           # (B, T)  log pi(y_t | x, y_<t)
     logp_rho: torch.Tensor       # (B, T)  the same of rho, which is never trained
-    value: torch.Tensor          # (B, T)
+    value: torch.Tensor          # (B, T)  V(x, y_<t), 0 where y is cut away
     score: torch.Tensor          # (B,)    r(x, y)
     real: torch.Tensor           # (B, T)  whether the token is still there when y is cut
 
@@ -228,7 +218,7 @@ def rollout(pi, rho, score, cut, x, T, temperature):
     """Sample a response to each query, ask rho how likely it was, and have it scored."""
     y, logp, h = sample(pi.trunk, x, T, temperature)
     logp_rho, _ = score_tokens(rho, x, y, temperature)
-    real = before(cut(y)[0], T)
+    real = real_tokens(cut(y)[0], T)
     return Rollout(x, y, logp, logp_rho, pi.value(h)[..., 0] * real, score(x, y), real)
 
 
@@ -263,10 +253,11 @@ def improve(pi, optimiser, batch, advantage, returns, temperature, clip, vf_coef
 
 def ppo(pi, rho, score, draw, *, cut=uncut, episodes, batch_size, response, temperature, lr,
         epochs=4, minibatches=1, clip=0.2, lam=0.95, vf_coef=0.5, whiten_rewards=False,
-        beta=0.3, kl_target=None, gain=0.1):
+        beta=0.3, kl_target=None, K=0.1):
     """Improve pi in place; yields a dict of measurements after each batch of episodes.
 
-    draw(B) -> x (B, Q), queries of one length. score(x (B, Q), y (B, T)) -> (B,). cut: see cut_at.
+    draw(B) -> x (B, Q), queries of one length. score(x (B, Q), y (B, T)) -> (B,) is given all that
+    was sampled; where the task cuts responses (see cut_at), it too must look no further.
     kl_target: nats per response, or None for a fixed beta. The rate falls linearly to 0."""
     optimiser = torch.optim.Adam(pi.parameters(), lr=lr, eps=1e-5, fused=True)
     updates = -(-episodes // batch_size)
@@ -278,14 +269,14 @@ def ppo(pi, rho, score, draw, *, cut=uncut, episodes, batch_size, response, temp
         steps = []
         for _ in range(epochs):
             order = torch.randperm(batch_size, device=batch.x.device)
-            for rows in order.chunk(minibatches):
+            for rows in order.tensor_split(minibatches):
                 part = Rollout(*(a[rows] for a in batch))
                 steps.append(improve(pi, optimiser, part, advantage[rows], returns[rows],
                                      temperature, clip, vf_coef))
         real, mean = batch.real, batch.score.mean().item()
         # In nats per response, from one sample each: log pi(y|x) - log rho(y|x).
         kl = ((batch.logp - batch.logp_rho) * real).sum(1).mean().item()
-        unforeseen = (returns - batch.value)[real].var() / returns[real].var()
+        unforeseen = (returns - batch.value)[real].var() / returns[real].var().clamp(min=1e-8)
         seen = {"episode": (update + 1) * batch_size, "score": mean, "kl": kl, "beta": beta,
                 "total": mean - beta * kl,
                 "explained_variance": 1 - unforeseen.item(),
@@ -295,10 +286,10 @@ def ppo(pi, rho, score, draw, *, cut=uncut, episodes, batch_size, response, temp
                             "a smaller --lr, or a look at the reward, is needed")
         yield seen
         if kl_target is not None:
-            beta = next_beta(beta, kl, kl_target, gain)
+            beta = next_beta(beta, kl, kl_target, K)
 
 
-# --- held-out measurements ------------------------------------------------------------------------
+# --- measured, and against the limit --------------------------------------------------------------
 
 @torch.no_grad()
 def measure(model, rho, score, cut, queries, T, temperature):
@@ -308,14 +299,30 @@ def measure(model, rho, score, cut, queries, T, temperature):
         x = x.to(rho.wte.weight.device)
         y, logp, _ = sample(model, x, T, temperature)
         log_ratio = logp - score_tokens(rho, x, y, temperature)[0]                 # (B, T)
-        kls.append((log_ratio * before(cut(y)[0], T)).sum(1))
+        kls.append((log_ratio * real_tokens(cut(y)[0], T)).sum(1))
         scores.append(score(x, y))
     return torch.cat(scores).mean().item(), torch.cat(kls).mean().item()
 
 
+def optimal_policy(scores, beta):
+    """What pi_opt(y|x) ~ rho(y|x) exp(r(x, y) / beta) reaches (section 3.1.1), no policy trained.
+
+    scores (P, n): r of n samples of rho for each of P queries. -> reward, KL in nats, effective
+    sample size. Samples reweighted by w ~ exp(r / beta): KL = E_w[log(n w)], ESS = 1 / sum w^2.
+    Where the ESS is small reward and KL come out too low: KL cannot exceed log n."""
+    log_w = (scores / beta).log_softmax(dim=1)                                     # (P, n)
+    w = log_w.exp()
+    return ((w * scores).sum(1).mean().item(),
+            (w * (log_w + math.log(scores.size(1)))).sum(1).mean().item(),
+            (1 / (w ** 2).sum(1)).mean().item())
+
+
 @torch.no_grad()
 def frontier(rho, score, queries, n, T, temperature):
-    """Section 3.1.1's limit, from n samples of rho a query: rows (beta, gain on rho, KL, ESS)."""
+    """Section 3.1.1's limit, from n samples of rho a query: rows (beta, gain on rho, KL, ESS).
+
+    The gain, and not the reward, because the level of r differs from query to query and the rest of
+    an evaluation has other queries."""
     scores = []
     for x in queries.values():
         for row in x.to(rho.wte.weight.device):
@@ -324,7 +331,7 @@ def frontier(rho, score, queries, n, T, temperature):
             scores.append(score(x_row, y))
     scores = torch.stack(scores).cpu().double()                                    # (P, n)
     rows = []
-    for beta in torch.logspace(1.3, -1.3, 80):
+    for beta in torch.logspace(1.3, -1.3, 80):                                     # 20 to 0.05
         gained, kl, ess = optimal_policy(scores, beta.item())
         rows.append([beta.item(), gained - scores.mean().item(), kl, ess])
     return rows

@@ -2,7 +2,8 @@
 reward.py: r(x, y), learned from which of four responses a labeler liked best.
 
 Paper: Ziegler et al. 2019, section 2, eq. 1, and 2.2.
-In:  rho, comparisons (a query, four samples, the best)   Out: r, N(0, 1) on samples of rho
+In:  rho, comparisons (a query, four samples, the best)
+Out: r, of mean 0 and variance 1 on samples of rho
 Not here: where the labels come from (stories.py), what the reward is used for (ppo.py).
 
 Letters: N comparisons, S tokens of query and response together, C channels; b the best of 0 .. 3.
@@ -40,7 +41,7 @@ def read_comparisons(path):
     """The comparisons of a JSON Lines file. Raises Complaint with the line of the first bad one."""
     comparisons = []
     try:
-        lines = open(path, encoding="utf-8").read().splitlines()
+        lines = open(path, encoding="utf-8", newline="\n").readlines()
     except (OSError, UnicodeDecodeError) as e:
         raise Complaint(f"{path}: the labels cannot be read ({e})") from None
     for number, line in enumerate(lines, 1):
@@ -64,12 +65,15 @@ def read_comparisons(path):
 
 
 def split_labels(path):
-    """The comparisons to train on, and the last sixth, which is held out."""
+    """The comparisons to train on, and the last sixth, which is held out with its queries."""
     comparisons = read_comparisons(path)
-    held_out = len(comparisons) // 6
-    if not held_out:
-        raise Complaint(f"{path}: {len(comparisons)} comparisons are too few; 6 is the least")
-    return comparisons[:-held_out], comparisons[-held_out:]
+    n = len(comparisons) - len(comparisons) // 6
+    asked = {c.query for c in comparisons[n:]}
+    train = [c for c in comparisons[:n] if c.query not in asked]
+    if not asked or not train:
+        raise Complaint(f"{path}: {len(comparisons)} comparisons are too few; a sixth of them is "
+                        "held out, and what is left must ask about other queries")
+    return train, comparisons[n:]
 
 
 def to_tokens(comparisons, encode, context):
@@ -177,14 +181,16 @@ def judge(r, tokens, length, p):
 # --- the supervised baseline ----------------------------------------------------------------------
 
 def supervised(rho, comparisons, encode, lr, batch_size=32):
-    """rho tuned, as a language model, for one epoch on the responses that labelers liked best."""
+    """rho tuned, as a language model, for one epoch on the responses that labelers liked best.
+
+    The paper has one for summaries only; here it shows what the labels give without RL."""
     model = copy.deepcopy(rho)
     winners = [Comparison(c.query, [c.samples[c.best]], 0) for c in comparisons]
     tokens, length = to_tokens(winners, encode, rho.shape["context"])
     tokens, length = tokens[:, 0], length[:, 0]                                    # (N, S), (N,)
-    query = torch.tensor([len(encode(c.query)) for c in comparisons])              # (N,)
+    response = torch.tensor([len(encode(c.samples[0])) for c in winners])          # (N,)
     at = torch.arange(1, tokens.size(1))
-    answer = (at >= query[:, None]) & (at < length[:, None])     # the response, not the query
+    answer = (at >= (length - response)[:, None]) & (at < length[:, None])         # not the query
     target = torch.where(answer, tokens[:, 1:], -100)                              # (N, S - 1)
     batches = torch.randperm(len(tokens)).split(batch_size)
     for _ in fit("supervised baseline", model, ((tokens[i, :-1], target[i]) for i in batches),

@@ -1,8 +1,8 @@
 """
 rlhf.py: the whole experiment, from nothing to a policy that labelers prefer.
 
-Paper: Ziegler et al. 2019, "Fine-Tuning Language Models from Human Preferences", section 2's four
-steps on 3.1's tasks: a language model rho, labels of its samples, a reward r, a policy pi.
+Paper: Ziegler et al. 2019, "Fine-Tuning Language Models from Human Preferences", 3.1's tasks by
+steps 1 to 3 of section 2: a language model rho, labels of its samples, a reward r, a policy pi.
 
     python rlhf.py                               sentiment, every stage
     python rlhf.py --task descriptiveness        the paper's second style task
@@ -57,7 +57,6 @@ class Config:
     layers: int = option("language_model", 2, "paper: 36; released: 12")
     heads: int = option("language_model", 4, "paper: 20; released: 12")
     width: int = option("language_model", 128, "paper: 1280; released: 768")
-    query_min: int = option("language_model", 9, "tokens of the shortest query; paper: 32")
     query_max: int = option("language_model", 14, "tokens of the longest query; paper: 64")
     response: int = option("language_model", 24, "tokens of a response; paper and released: 24")
     lm_steps: int = option("language_model", 2500, "steps of training rho")
@@ -65,6 +64,7 @@ class Config:
     lm_lr: float = option("language_model", 6e-3, "peak learning rate of rho")
 
     task: str = option("labels", "sentiment", "what labelers like: sentiment or descriptiveness")
+    query_min: int = option("labels", 9, "tokens of the shortest query; paper: 32")
     labels: str = option("labels", "", "a file of comparisons to use, instead of simulated labels")
     n_labels: int = option("labels", 12000, "comparisons to train r on, a fifth as many held out; "
                            "paper: 5,000 and more; released: 4,992")
@@ -83,13 +83,13 @@ class Config:
     kl_target: float = option("policy", 3.0, "nats per response, or 0 for a fixed beta; paper: 10 "
                               "(sentiment), 6 (descriptiveness); released: 6")
     beta: float = option("policy", 0.3, "first price of a nat, in units of reward; released: 0.15")
-    gain: float = option("policy", 0.1, "the controller's K, per update; paper: 0.1; released: "
-                         "batch / 10,000, which is 0.051")
+    K: float = option("policy", 0.1, "how fast the controller moves beta, per update; paper: 0.1; "
+                      "released: batch / 10,000, which is 0.051")
     clip: float = option("policy", 0.2, "of ratio and value; released: 0.2")
     lam: float = option("policy", 0.95, "GAE's lambda; released: 0.95")
     vf_coef: float = option("policy", 0.5, "weight of the value loss; PPO2: 0.5; released: 0.1")
     whiten_rewards: int = option("policy", 0, "1: divide rewards by their deviation, as released; "
-                                 "0: leave them, which the value learns faster from, see README")
+                                 "0: leave them")
 
     evaluations: int = option("evaluation", 1024, "held-out queries of an evaluation; paper: 1024")
     supervised_lr: float = option("evaluation", 5e-4, "of the baseline: rho tuned on the winners")
@@ -139,7 +139,8 @@ def stage(cfg, name, artefact, make, load):
     if os.path.exists(path) and known["stages"].get(name, {}).get("settings") == wanted:
         print(f"{name}: kept, {path} was made by these settings")
         return load(path), known["stages"][name]["seconds"]
-    known["stages"].pop(name, None)
+    for later in STAGES[STAGES.index(name):]:          # what was made from the old one is old too
+        known["stages"].pop(later, None)
     write_json(note, known)                  # a run cut short here leaves nothing that looks whole
     torch.manual_seed(1000 * cfg.seed + STAGES.index(name))
     start = time.time()
@@ -210,10 +211,11 @@ def train_language_model(cfg, parts, path):
     tokens = gpt.Tokens(gpt.learn_bpe("\n".join(" " + p for p in parts["train"]), cfg.vocabulary))
     rho = gpt.GPT(len(tokens.tokens), cfg.query_max + cfg.response, cfg.layers, cfg.heads,
                   cfg.width).to(cfg.device)
-    windows = gpt.windows(map(tokens.encode, parts["train"]), tokens.period, rho.shape["context"])
-    if not len(windows):
-        raise Complaint(f"the text is too short: no {rho.shape['context'] + 1} tokens in a row "
-                        "start at a sentence")
+    windows, unseen = (gpt.windows(map(tokens.encode, parts[part]), tokens.period,
+                                   rho.shape["context"]) for part in ("train", "evaluation"))
+    if not len(windows) or not len(unseen):
+        raise Complaint(f"the text is too short: no {rho.shape['context'] + 1} tokens from the "
+                        "start of a sentence, in what rho reads or in what is held out")
     steps = gpt.fit("language_model", rho, gpt.batches_of(windows, cfg.lm_batch), cfg.lm_steps,
                     cfg.lm_lr)
     for _ in watch("language_model", steps, cfg.lm_steps, lambda loss: f"loss {loss:.3f}"):
@@ -245,6 +247,8 @@ def collect_labels(cfg, rho, tokens, cut, queries, path):
         questions += [(tokens.decode(q), texts[4 * i:4 * i + 4]) for i, q in enumerate(x.tolist())]
     order = rng.permutation(len(questions))
     questions = [questions[i] for i in order]
+    seen = {}                               # one query's questions side by side: held out together
+    questions.sort(key=lambda question: seen.setdefault(question[0], len(seen)))
     p = stories.choice_probabilities(cfg.task, [samples for _, samples in questions])
     best = stories.choose(p, rng)[:, 0]
     lines = [reward.to_line(reward.Comparison(q, s, int(b))) for (q, s), b in zip(questions, best)]
@@ -252,7 +256,8 @@ def collect_labels(cfg, rho, tokens, cut, queries, path):
 
 
 def train_reward_model(cfg, rho, tokens, cut, comparisons, queries, path):
-    """Step 2: r, normalised on samples of rho before and after its one epoch (paper 2.2)."""
+    """Step 2: r, of mean 0 and variance 1 on samples of rho after its one epoch (section 2), and
+    before it, so that training starts at that scale (released code)."""
     r = reward.RewardModel(rho)
     samples, lengths = [], []
     for x in pick(queries, 1024).values():
@@ -292,7 +297,7 @@ def train_policy(cfg, rho, score, cut, queries, path):
                   batch_size=cfg.batch, response=cfg.response, temperature=cfg.temperature,
                   lr=cfg.lr, epochs=cfg.epochs, minibatches=cfg.minibatches, clip=cfg.clip,
                   lam=cfg.lam, vf_coef=cfg.vf_coef, whiten_rewards=cfg.whiten_rewards,
-                  beta=cfg.beta, kl_target=cfg.kl_target or None, gain=cfg.gain)
+                  beta=cfg.beta, kl_target=cfg.kl_target or None, K=cfg.K)
     show = "r {score:+.2f} | kl {kl:.2f} | beta {beta:.3f} | clip {clip_fraction:.1%}"
     with open(os.path.join(cfg.out, "metrics.jsonl"), "w") as file:
         total = -(-cfg.episodes // cfg.batch)
@@ -303,7 +308,7 @@ def train_policy(cfg, rho, score, cut, queries, path):
 
 
 def evaluate(cfg, rho, r, pi, tokens, cut, parts, queries, train, held_out, path):
-    """Step 4: everything held out, beside its limit; samples.txt, figure.png and results.json."""
+    """Everything held out, beside its limit; samples.txt, figure.png and results.json."""
     log = [json.loads(line) for line in open(os.path.join(cfg.out, "metrics.jsonl"))]
     results = {"task": cfg.task, "seed": cfg.seed, "config": asdict(cfg), **figures.results(
         cfg, rho, r, pi, tokens, cut, parts, queries, train, held_out, log)}
@@ -318,7 +323,7 @@ def evaluate(cfg, rho, r, pi, tokens, cut, parts, queries, train, held_out, path
 # --- the driver -----------------------------------------------------------------------------------
 
 def run(cfg):
-    """The four steps of section 2 and the evaluation, each kept in the run's folder."""
+    """rho, steps 1 to 3 of section 2 and the evaluation, each kept in the run's folder."""
     os.makedirs(cfg.out, exist_ok=True)
     print(f"{cfg.task}, seed {cfg.seed}, on {cfg.device}, into {cfg.out}")
     seconds, parts = {}, read_passages(cfg)
@@ -359,7 +364,10 @@ def run(cfg):
 
 
 def sample_command(cfg, prompt):
-    """Zero-shot and fine-tuned continuations of a prompt, side by side."""
+    """Zero-shot and fine-tuned continuations of a prompt, side by side, as the run made them."""
+    made = read_note(os.path.join(cfg.out, "config.json")).get("config", {})
+    cfg = replace(cfg, **{name: made.get(name, getattr(cfg, name))
+                          for name in ("response", "temperature", "truncate_after")})
     rho, tokens = load_gpt(os.path.join(cfg.out, "rho.pt"), cfg.device)
     pi = load_onto(Policy(rho), os.path.join(cfg.out, "policy.pt"), cfg.device)
     x = torch.tensor([tokens.encode(prompt)], device=cfg.device)
@@ -393,7 +401,7 @@ def read_options(argv):
     quick, prompt = given.pop("quick"), given.pop("prompt")
     cfg = replace(Config(), **{**(QUICK if quick else {}), **given})
     check(cfg)
-    cfg.device = cfg.device or gpt.best_device()
+    cfg.device = cfg.device or gpt.devices()[0]
     cfg.out = cfg.out or f"out/{cfg.task}-seed{cfg.seed}" + "-quick" * quick
     return command, prompt, cfg
 
@@ -404,10 +412,8 @@ def check(cfg):
         if not holds:
             raise Complaint(f"--{name} is {getattr(cfg, name)!r}, but must be {what}")
     need(cfg.task in stories.TASKS, "task", " or ".join(stories.TASKS))
-    need(cfg.device in ("", "cpu", "cuda", "mps"), "device", "cpu, cuda or mps")
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    need(present.get(cfg.device, True), "device", "one that is present here")
-    may_be_0 = ("seed", "kl_target", "truncate_after", "gain", "vf_coef", "whiten_rewards")
+    need(cfg.device in ["", *gpt.devices()], "device", f"present: {' or '.join(gpt.devices())}")
+    may_be_0 = ("seed", "kl_target", "truncate_after", "beta", "K", "vf_coef", "whiten_rewards")
     for f in fields(cfg):
         if f.type in (int, float):
             value = getattr(cfg, f.name)
@@ -421,6 +427,9 @@ def check(cfg):
     need(cfg.share < 1 / 3, "share", "below a third, so that something is left for rho")
     need(cfg.minibatches <= cfg.batch, "minibatches", f"at most --batch, {cfg.batch}")
     need(cfg.n_labels >= 5, "n_labels", "at least 5")
+    need(cfg.beta > 0 or not cfg.kl_target, "beta", "above 0, unless --kl_target is 0")
+    if cfg.labels:
+        reward.split_labels(cfg.labels)
 
 
 def main(argv=None):

@@ -3,7 +3,7 @@ stories.py: a small world to write about, and the people who judge what is writt
 
 Paper: Ziegler et al. 2019, section 3.1 (BookCorpus, here passages) and 2.4 (Scale AI's labelers).
 In:  a random.Random                   Out: passages of 6 to 12 sentences, and labelers of any text
-Not here: anything that learns. The only randomness is that of the generator passed in.
+Not here: anything that learns, and any chance but that of the generator passed in.
 
 A passage keeps two people, a place, a thing, an animal, a tree, a mood and a liking for detail.
 The two people differ in gender, so that every pronoun has one referent and a reader can check it.
@@ -17,7 +17,7 @@ import numpy as np
 # --- the world ------------------------------------------------------------------------------------
 # A slot {in braces} is filled by the scene: a person, a thing kept for the passage, or a fresh word
 # of the pool of that name. {d} is an adjective, {ly} an adverb, there as often as detail is liked.
-#   N m M: the subject, Mara or a pronoun (She, she, her)    n nm ns: she, her, her
+#   N m M: the subject, Mara or a pronoun (She, she, her)    nm ns: her, her
 #   O o: the other one, Tom or a pronoun (he, him)           om os: him, his
 
 FRAMES = {tone: frames.replace("\n", "|").strip("|").split("|") for tone, frames in dict(opening="""
@@ -145,7 +145,7 @@ class Scene(dict):
         self.detail = rng.random()           # the chance that a {d} or {ly} is there
         self["thing"] = self["item"]
         for slot in ("place", "animal", "tree"):
-            self[slot] = self[slot]
+            self[slot] = self[slot]          # __missing__ draws it once, and here it is kept
         self.people = [(self["woman"], "she", "her", "her"), (self["man"], "he", "him", "his")]
         rng.shuffle(self.people)
         self.known, self.topic = set(), None
@@ -161,8 +161,8 @@ class Scene(dict):
         return word
 
     def mention(self, person):
-        """A name, or None for a pronoun. The first person of a passage comes with a trade; if both
-        did, rho would give trades to people who have one, for it rarely sees where they got it."""
+        """A name, or None for a pronoun. Only the first person of a passage has a trade: with two
+        of them rho, which rarely sees where they got one, gave people a second."""
         if person not in self.known:
             self.known.add(person)
             return person[0] if len(self.known) > 1 else f"{person[0]} the {self['role']}"
@@ -174,7 +174,7 @@ class Scene(dict):
     def sentence(self, frame, subject, other):
         """The frame filled in, a capital at its front and a period at its end."""
         _, he, him, his = subject
-        self.update(n=he, nm=him, ns=his, om=other[2], os=other[3])
+        self.update(nm=him, ns=his, om=other[2], os=other[3])
         if re.search("{[NmM]}", frame):
             named = self.mention(subject)
             self.update(N=named or he, m=named or he, M=named or him)
@@ -303,12 +303,12 @@ def sentiment(text):
 
 
 def descriptiveness(text):
-    """The number of sensory and descriptive words, on which all ten agree. text -> (10,)."""
+    """The number of words on our own list DESCRIPTIVE, on which all ten agree. text -> (10,)."""
     return np.full(10, float(sum(word in DESCRIPTIVE for word in words_of(text))))
 
 
-# Luce's rule: P(k) ~ exp(score_k / temperature). One temperature a task, set once on samples of rho
-# so that two labelers agree on the best of four as often as the paper's did, 38 % (table 9).
+# Luce's rule: P(k) ~ exp(score_k / temperature), the query unseen. One temperature a task, set on
+# samples of rho so that two labelers agree as often as the paper's on sentiment: 38 % (table 9).
 TASKS = {"sentiment": (sentiment, 6.5), "descriptiveness": (descriptiveness, 1.25)}
 
 
@@ -336,15 +336,15 @@ def agreement(p):
 
 
 def limits(task, questions):
-    """What no reward model can beat against these labelers, on these questions.
+    """What no reward model does better against these labelers, on these questions.
 
     best_accuracy: the most likely choice of a labeler drawn at random, which is exact.
-    best_loss: softmax(mean score / temperature) at the temperature that suits it best, in nats."""
+    best_loss: that of softmax(mean score / temperature) at the temperature that suits it best, in
+    nats; the entropy of the choices is within a thousandth of it."""
     p = choice_probabilities(task, questions).mean(1)                              # (n, 4)
     s = np.array([[TASKS[task][0](text).mean() for text in four] for four in questions])
 
-    def loss(temperature):
-        z = s / temperature
+    def loss(z):
         return (np.logaddexp.reduce(z, axis=1) - (p * z).sum(1)).mean()
     return {"best_accuracy": float(p.max(1).mean()),
-            "best_loss": float(min(loss(t) for t in np.geomspace(0.1, 100, 300)))}
+            "best_loss": float(min(loss(s / t) for t in np.geomspace(0.1, 100, 300)))}

@@ -343,10 +343,38 @@ def test_reward_model_learns_what_is_liked(model):
 
 
 def test_comparisons_survive_their_file(tmp_path):
-    c = reward.Comparison("Zoë slept.", ["one.", "two \"2\".", "three\nlines.", "four."], 2)
+    c = reward.Comparison("Zoë slept.", ["one.", "two \"2\".", "three\n\u2028li\x85nes.", "f."], 2)
     path = tmp_path / "labels.jsonl"
     path.write_text(reward.to_line(c) * 2, "utf-8")
     assert reward.read_comparisons(path) == [c, c]
+
+
+def test_what_is_held_out_asks_about_other_queries(tmp_path):
+    path = tmp_path / "labels.jsonl"
+    ask = lambda queries: path.write_text("".join(
+        reward.to_line(reward.Comparison(q, list("abcd"), 0)) for q in queries))
+    ask("aabbccddeeff")
+    train, held_out = reward.split_labels(path)
+    assert [c.query for c in train] == list("aabbccddee") and len(held_out) == 2
+    ask("aabbccdfeeff")                                     # one f among the others is left out
+    assert [c.query for c in reward.split_labels(path)[0]] == list("aabbccdee")
+    for too_few in ("abcde", "aaaaaaaa"):
+        ask(too_few)
+        with pytest.raises(gpt.Complaint, match="too few"):
+            reward.split_labels(path)
+
+
+def test_the_supervised_baseline_learns_the_response_alone(model, monkeypatch):
+    seen = []
+    monkeypatch.setattr(reward, "fit", lambda name, m, batches, *rest: iter(seen.extend(batches)
+                                                                            or ()))
+    encode = lambda text: [int(word) for word in text.split()]
+    c = reward.Comparison("1 2 3", ["4 5", "6 7 8", "9", "9"], 1)
+    reward.supervised(model, [c], encode, 1e-3)
+    long = reward.Comparison(" ".join(["1"] * 60), ["4 5", "6 7 8", "9", "9"], 1)
+    reward.supervised(model, [long], encode, 1e-3)          # its query loses its beginning
+    assert seen[0][1].tolist() == [[-100, -100, 6, 7, 8]]
+    assert seen[1][1].tolist() == [[-100] * 36 + [6, 7, 8]]
 
 
 @pytest.mark.parametrize("line, words", [
@@ -415,10 +443,10 @@ def test_value_loss_by_hand():
 
 
 def test_the_controller_by_hand():
-    assert ppo.next_beta(1.0, kl=6.0, target=6.0, gain=0.1) == 1.0
-    assert ppo.next_beta(1.0, kl=6.6, target=6.0, gain=0.1) == pytest.approx(1.01)
-    assert ppo.next_beta(1.0, kl=60.0, target=6.0, gain=0.1) == pytest.approx(1.02), "2 % at most"
-    assert ppo.next_beta(1.0, kl=-60.0, target=6.0, gain=0.1) == pytest.approx(0.98)
+    assert ppo.next_beta(1.0, kl=6.0, target=6.0, K=0.1) == 1.0
+    assert ppo.next_beta(1.0, kl=6.6, target=6.0, K=0.1) == pytest.approx(1.01)
+    assert ppo.next_beta(1.0, kl=60.0, target=6.0, K=0.1) == pytest.approx(1.02), "2 % at most"
+    assert ppo.next_beta(1.0, kl=-60.0, target=6.0, K=0.1) == pytest.approx(0.98)
 
 
 def test_truncation_by_hand():
@@ -627,7 +655,7 @@ def test_reported_total_uses_the_beta_of_its_batch(model):
     pi = ppo.Policy(model)
     log = list(ppo.ppo(pi, model, lambda x, y: y[:, 0].float(), lambda B: tokens_of(B, 4),
                        episodes=48, batch_size=8, response=4, temperature=1.0, lr=1e-2,
-                       kl_target=0.01, gain=0.5))
+                       kl_target=0.01, K=0.5))
     assert len({m["beta"] for m in log}) > 1, "the controller moved"
     for m in log:
         assert m["total"] == pytest.approx(m["score"] - m["beta"] * m["kl"])
@@ -692,6 +720,25 @@ def test_another_setting_runs_its_stage_and_those_after_it(a_run, tmp_path, caps
     assert results_of(tmp_path)[0]["policy"]["kl"] != results_of(a_run)[0]["policy"]["kl"]
 
 
+def test_a_stage_made_anew_has_those_after_it_made_anew(a_run, tmp_path, capsys):
+    for p in a_run.iterdir():
+        (tmp_path / p.name).write_bytes(p.read_bytes())
+    (tmp_path / "reward.pt").unlink()
+    assert rlhf.main(TINY + ["--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count(": kept, ") == 2
+    assert results_of(tmp_path)[0] == results_of(a_run)[0]
+
+
+def test_beyond_what_was_sampled_the_optimum_is_unknown(a_run, tmp_path, capsys):
+    for p in a_run.iterdir():
+        (tmp_path / p.name).write_bytes(p.read_bytes())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rlhf.figures, "measure", lambda *a: (1.0, 9.0))      # log 16 = 2.8 at most
+        assert rlhf.main(TINY + ["--out", str(tmp_path), "--evaluations", "23"]) == 0
+    assert results_of(tmp_path)[0]["policy"]["optimal_reward"] is None
+    assert "beyond what was sampled" in capsys.readouterr().out
+
+
 def test_labels_from_a_file(a_run, tmp_path):
     assert rlhf.main(TINY + ["--out", str(tmp_path), "--labels", str(a_run / "labels.jsonl")]) == 0
     results, _ = results_of(tmp_path)
@@ -706,6 +753,9 @@ def test_sample_command(a_run, capsys):
     said = capsys.readouterr().out
     assert said.count("zero-shot") == 3 and said.count("fine-tuned") == 3
     assert rlhf.main(["sample", "--prompt", "word " * 99] + where) == 2
+    note = json.loads((a_run / "config.json").read_text())
+    assert note["config"]["response"] == 24 and rlhf.main(
+        ["sample", "--prompt", prompt, "--response", "30"] + where) == 0, "the run's own settings"
     assert rlhf.main(["sample", "--prompt", "Hi.", "--out", str(a_run / "none")]) == 2
 
 
@@ -721,6 +771,7 @@ def test_every_option_is_read_somewhere():
     (["--labels", "/nowhere/a.jsonl", "--passages", "300", "--lm_steps", "1"], "/nowhere/a.jsonl"),
     (["--lr", "-1"], "--lr is -1.0, but must be above 0"),
     (["--lr", "nan"], "--lr is nan"),
+    (["--beta", "0"], "--beta is 0.0, but must be above 0, unless --kl_target is 0"),
     (["--width", "130"], "--width is 130"),
     (["--truncate_after", "24"], "--truncate_after is 24"),
     (["--query_min", "30"], "--query_min is 30")])
