@@ -6,6 +6,9 @@ In:  rho, r, pi and what is held out        Out: results.json's dictionary, and 
 Not here: anything that learns, but for the supervised baseline that pi is compared with.
 """
 
+import sys
+import time
+
 import matplotlib
 import numpy as np
 import torch
@@ -106,6 +109,23 @@ def results(cfg, rho, r, pi, tokens, cut, parts, queries, train, held_out, log):
 
 
 # --- what a person sees ---------------------------------------------------------------------------
+
+def watch(name, steps, total, line):
+    """Pass the steps of a generator on, with a line of progress and the time left."""
+    start = shown = time.time()
+    terminal = sys.stdout.isatty()
+    for n, step in enumerate(steps, 1):
+        now = time.time()
+        if n == total or now - shown > (0.5 if terminal else 10):
+            left = (now - start) / n * (total - n)
+            text = f"{name}: {n}/{total} | {line(step)} | {left:.0f} s left"
+            front, end = ("\r", "") if terminal else ("", "\n")
+            print(front + text.ljust(99 * terminal), end=end, flush=True)
+            shown = now
+        yield step
+    if terminal:
+        print()
+
 
 def samples(cfg, rho, r, pi, tokens, cut, queries):
     """The same 40 queries continued by rho and by pi, with r and KL, as one text."""

@@ -245,10 +245,8 @@ def learn_bpe(text, vocabulary):
 
 
 class Tokens:
-    """Learned tokens, in the order they were learned, and tiktoken to run them.
-
-    A text is encoded with the space that would stand before it, so that a query and its response
-    meet as they would within a passage."""
+    """Learned tokens, in their order, and tiktoken to run them. A text is encoded with the space
+    that would stand before it, so that query and response meet as they would within a passage."""
 
     def __init__(self, tokens):
         self.tokens = tokens
@@ -325,7 +323,10 @@ def fit(name, model, batches, steps, lr, warmup=0.05, weight_decay=0.01):
 def write_whole(path, write):
     """write(temporary name), then rename: a file at `path` is never half a file."""
     temporary = f"{path}.part"
-    write(temporary)
+    try:
+        write(temporary)
+    except RuntimeError as e:                                # what torch.save says of a full disk
+        raise Complaint(f"{path} cannot be written: {e}") from None
     os.replace(temporary, path)
 
 
@@ -346,5 +347,4 @@ def load_saved(path, device):
 
 def devices():
     """What is present here, the best first: CUDA, Apple's MPS, the CPU."""
-    return ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available() + [
-        "cpu"]
+    return [name for name in ("cuda", "mps") if getattr(torch, name).is_available()] + ["cpu"]

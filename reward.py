@@ -41,16 +41,18 @@ def read_comparisons(path):
     """The comparisons of a JSON Lines file. Raises Complaint with the line of the first bad one."""
     comparisons = []
     try:
-        lines = open(path, encoding="utf-8", newline="\n").readlines()
+        lines = open(path, encoding="utf-8-sig", newline="\n").readlines()
     except (OSError, UnicodeDecodeError) as e:
         raise Complaint(f"{path}: the labels cannot be read ({e})") from None
     for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         where = f"{path}, line {number}"
         try:
             item = json.loads(line)
             texts = [item["query"]] + [item[f"sample{k}"] for k in range(4)]
             best = item["best"]
-        except (ValueError, TypeError, KeyError) as e:
+        except (ValueError, TypeError, KeyError, RecursionError) as e:
             raise Complaint(f"{where}: not a comparison ({type(e).__name__}: {e}); a line is "
                             '{"query": ..., "sample0": ..., to "sample3": ..., "best": 0 to 3}'
                             ) from None

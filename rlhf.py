@@ -33,6 +33,7 @@ import figures
 import gpt
 import reward
 import stories
+from figures import watch
 from gpt import Complaint
 from ppo import (Policy, cut_at, cut_queries, draw_from, period_rule, pick, ppo,
                  sample_finished)
@@ -121,12 +122,20 @@ def write_json(path, value):
     gpt.write_whole(path, lambda name: Path(name).write_text(json.dumps(value, indent=1) + "\n"))
 
 
+def read_json(path):
+    """The dictionary that write_json wrote."""
+    try:
+        value = json.loads(Path(path).read_text())
+    except ValueError:
+        value = None
+    if not isinstance(value, dict) or not value:
+        raise Complaint(f"{path} is damaged; delete it to have it made again")
+    return value
+
+
 def read_note(path):
     """config.json: the settings of the run, and those by which each stage was made."""
-    try:
-        return json.loads(Path(path).read_text()) if os.path.exists(path) else {"stages": {}}
-    except ValueError:
-        raise Complaint(f"{path} is not JSON; delete it to have every stage run again") from None
+    return {"stages": {}, **read_json(path)} if os.path.exists(path) else {"stages": {}}
 
 
 def stage(cfg, name, artefact, make, load):
@@ -150,23 +159,6 @@ def stage(cfg, name, artefact, make, load):
     known["stages"][name] = {"settings": wanted, "seconds": seconds}
     write_json(note, known)
     return load(path), seconds
-
-
-def watch(name, steps, total, line):
-    """Pass the steps of a generator on, with a line of progress and the time left."""
-    start = shown = time.time()
-    terminal = sys.stdout.isatty()
-    for n, step in enumerate(steps, 1):
-        now = time.time()
-        if n == total or now - shown > (0.5 if terminal else 10):
-            left = (now - start) / n * (total - n)
-            text = f"{name}: {n}/{total} | {line(step)} | {left:.0f} s left"
-            front, end = ("\r", "") if terminal else ("", "\n")
-            print(front + text.ljust(99 * terminal), end=end, flush=True)
-            shown = now
-        yield step
-    if terminal:
-        print()
 
 
 # --- the data -------------------------------------------------------------------------------------
@@ -285,7 +277,7 @@ def load_onto(module, path, device):
 def fit_weights(module, weights, path):
     try:
         module.load_state_dict(weights)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise Complaint(f"{path} does not fit the model; delete it to have it made again") from None
     return module
 
@@ -354,7 +346,7 @@ def run(cfg):
         cfg, "evaluation", "results.json",
         lambda path: evaluate(cfg, rho, r, pi, tokens, cut, parts, queries["evaluation"],
                               train, held_out, path),
-        lambda path: json.loads(Path(path).read_text()))
+        read_json)
     results["seconds"] = seconds
     results["policy"]["episodes_per_second"] = results["policy"]["episodes"] / seconds["policy"]
     write_json(os.path.join(cfg.out, "results.json"), results)
@@ -365,9 +357,11 @@ def run(cfg):
 
 def sample_command(cfg, prompt):
     """Zero-shot and fine-tuned continuations of a prompt, side by side, as the run made them."""
-    made = read_note(os.path.join(cfg.out, "config.json")).get("config", {})
-    cfg = replace(cfg, **{name: made.get(name, getattr(cfg, name))
-                          for name in ("response", "temperature", "truncate_after")})
+    stages = read_note(os.path.join(cfg.out, "config.json"))["stages"]
+    if "policy" not in stages:
+        raise Complaint(f"{cfg.out} holds no finished policy; run rlhf.py first, or give its --out")
+    made = stages["policy"]["settings"]
+    cfg = replace(cfg, **{key: made[key] for key in ("response", "temperature", "truncate_after")})
     rho, tokens = load_gpt(os.path.join(cfg.out, "rho.pt"), cfg.device)
     pi = load_onto(Policy(rho), os.path.join(cfg.out, "policy.pt"), cfg.device)
     x = torch.tensor([tokens.encode(prompt)], device=cfg.device)
@@ -420,6 +414,7 @@ def check(cfg):
             enough = value >= 0 if f.name in may_be_0 else value > 0
             need(enough and math.isfinite(value), f.name,
                  "0 or more" if f.name in may_be_0 else "above 0")
+    need(cfg.seed < 2 ** 32, "seed", "below 4294967296")
     need(cfg.vocabulary >= 257, "vocabulary", "at least 257: the bytes and one merge")
     need(cfg.width % cfg.heads == 0, "width", f"a multiple of --heads, {cfg.heads}")
     need(cfg.query_min <= cfg.query_max, "query_min", f"at most --query_max, {cfg.query_max}")
@@ -440,6 +435,10 @@ def main(argv=None):
             sample_command(cfg, prompt)
         else:
             run(cfg)
+    except (KeyboardInterrupt, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)         # perhaps nobody reads any more
+        print("rlhf.py: stopped; finished stages are kept for the same command", file=sys.stderr)
+        return 2
     except (Complaint, OSError) as e:
         print(f"rlhf.py: {e}", file=sys.stderr)
         return 2
@@ -447,4 +446,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")        # a terminal that has not every letter
     sys.exit(main())

@@ -345,7 +345,7 @@ def test_reward_model_learns_what_is_liked(model):
 def test_comparisons_survive_their_file(tmp_path):
     c = reward.Comparison("Zoë slept.", ["one.", "two \"2\".", "three\n\u2028li\x85nes.", "f."], 2)
     path = tmp_path / "labels.jsonl"
-    path.write_text(reward.to_line(c) * 2, "utf-8")
+    path.write_text("\ufeff" + reward.to_line(c) + "\r\n" + reward.to_line(c) + "\n", "utf-8")
     assert reward.read_comparisons(path) == [c, c]
 
 
@@ -379,7 +379,7 @@ def test_the_supervised_baseline_learns_the_response_alone(model, monkeypatch):
 
 @pytest.mark.parametrize("line, words", [
     ("not json", "line 2: not a comparison"), ("[1, 2]", "line 2: not a comparison"),
-    ('{"query": "a"}', "sample0"), ("", "line 2: not a comparison"),
+    ('{"query": "a"}', "sample0"), ("[" * 100_000, "line 2: not a comparison"),
     (reward.to_line(reward.Comparison("q", list("abcd"), 4)), "best is 4"),
     (reward.to_line(reward.Comparison("q", list("abcd"), True)), "best is True"),
     (reward.to_line(reward.Comparison("q", ["a", "b", "c", " "], 0)), "none empty")])
@@ -771,6 +771,7 @@ def test_every_option_is_read_somewhere():
     (["--labels", "/nowhere/a.jsonl", "--passages", "300", "--lm_steps", "1"], "/nowhere/a.jsonl"),
     (["--lr", "-1"], "--lr is -1.0, but must be above 0"),
     (["--lr", "nan"], "--lr is nan"),
+    (["--seed", str(10 ** 20)], "but must be below 4294967296"),
     (["--beta", "0"], "--beta is 0.0, but must be above 0, unless --kl_target is 0"),
     (["--width", "130"], "--width is 130"),
     (["--truncate_after", "24"], "--truncate_after is 24"),
@@ -805,6 +806,36 @@ def test_a_folder_that_cannot_be_written_and_a_damaged_file(a_run, tmp_path, cap
     assert rlhf.main(TINY + ["--out", str(tmp_path)]) == 2
     assert "delete it to have it made again" in capsys.readouterr().err
     assert (tmp_path / "rho.pt").read_bytes() == (a_run / "rho.pt").read_bytes(), "nothing is lost"
+
+
+@pytest.mark.parametrize("name, content", [
+    ("config.json", "[]"), ("results.json", ""), ("results.json", "{}"), ("policy.pt", "a list")])
+def test_damaged_artefacts_are_one_sentence(name, content, a_run, tmp_path, capsys):
+    for p in a_run.iterdir():
+        (tmp_path / p.name).write_bytes(p.read_bytes())
+    (tmp_path / name).write_text(content)
+    if content == "a list":
+        torch.save([1], tmp_path / name)
+    assert rlhf.main(TINY + ["--out", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert name in said and "delete it" in said and said.count("\n") == 1
+
+
+def test_a_run_that_is_stopped_says_that_it_can_go_on(tmp_path, monkeypatch, capsys):
+    for stop in (KeyboardInterrupt, BrokenPipeError):
+        def stopped(cfg):
+            raise stop
+        monkeypatch.setattr(rlhf, "run", stopped)
+        monkeypatch.setattr(rlhf.os, "dup2", lambda *a: None)
+        assert rlhf.main(["--out", str(tmp_path)]) == 2
+        assert "finished stages are kept" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_sentence(tmp_path):
+    def write(name):
+        raise RuntimeError("unexpected pos")                 # what torch.save says of it
+    with pytest.raises(gpt.Complaint, match="a.pt cannot be written"):
+        gpt.write_whole(tmp_path / "a.pt", write)
 
 
 def test_help_explains_every_option(capsys):
