@@ -187,7 +187,7 @@ def draw(results, log, path):
         ax.barh(row, 100 * wins[key]["mean"], xerr=196 * wins[key]["stderr"], color=f"C{row}")
         ax.text(3, row, f"{name}  {wins[key]['mean']:.1%}", va="center", color="white")
     ax.axvline(50, color="black", lw=1)
-    ax.set(title="win rate, majority of three simulated labelers", xlabel="%, with 95 % interval",
+    ax.set(title="win rate, by three simulated labelers", xlabel="%, with 95 % interval",
            xlim=(0, 100), yticks=[])
     fig.suptitle(f"{results['task']}, seed {results['seed']}")
     fig.savefig(path, dpi=110, format="png")
