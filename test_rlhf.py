@@ -651,6 +651,16 @@ def test_a_score_that_is_not_finite_stops_the_run(model):
         next(steps)
 
 
+def test_there_are_as_many_minibatches_as_asked(model, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(ppo, "improve", lambda pi, opt, part, *rest: sizes.append(len(part.x)) or
+                        {"policy_loss": 0.0})
+    list(ppo.ppo(ppo.Policy(model), model, lambda x, y: y[:, 0].float(), lambda B: tokens_of(B, 4),
+                 episodes=4, batch_size=4, minibatches=3, epochs=2, response=4, temperature=1.0,
+                 lr=1e-4))
+    assert sizes == [2, 1, 1, 2, 1, 1]
+
+
 def test_reported_total_uses_the_beta_of_its_batch(model):
     pi = ppo.Policy(model)
     log = list(ppo.ppo(pi, model, lambda x, y: y[:, 0].float(), lambda B: tokens_of(B, 4),
