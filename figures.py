@@ -1,13 +1,27 @@
 """
-figures.py: what is reported of a run: its numbers, samples, figure and closing table.
+figures.py: what is reported of a run, and the paper's figures and tables made of many.
 
-Paper: Ziegler et al. 2019, section 3.1.2 (win rates), figure 3 (the KL-reward plane), table 9.
+Paper: Ziegler et al. 2019, section 3.1.2 (win rates), figures 2 to 4, tables 1, 9 and 10.
+
+    python rlhf.py figure 2            runs what is missing, writes its JSON and its PNG
+    python rlhf.py all                 every figure and table: notebooks/results/experiments.toml
+    python rlhf.py figure 2 --redraw   the PNG from the JSON; --quick: in miniature, into out/
+
 In:  rho, r, pi and what is held out        Out: results.json's dictionary, and ways to look at it
-Not here: anything that learns, but for the supervised baseline that pi is compared with.
+Not here: anything that learns. An experiment is rlhf.py, run with other settings.
 """
 
+import itertools
+import json
+import os
+import re
+import subprocess
 import sys
 import time
+import tomllib
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -15,24 +29,24 @@ import torch
 
 import gpt
 import stories
-from ppo import frontier, measure, period_rule, pick, real_tokens, sample_finished
-from reward import judge, supervised, to_tokens
+from gpt import Complaint
+from ppo import continued, frontier, measure, responses
+from reward import judge, pick, supervised, to_tokens
 
 matplotlib.use("Agg")    # draw into files, with or without a screen
 import matplotlib.pyplot as plt
+
+RESULTS = Path(__file__).parent / "notebooks" / "results"
 
 
 # --- the numbers ----------------------------------------------------------------------------------
 
 @torch.no_grad()
-def language_model_results(rho, tokens, parts):
+def language_model_losses(rho, train, test):
     """Held-out loss per token, and that of a model that knows only how common each token is."""
-    train, test = (gpt.windows(map(tokens.encode, parts[part]), tokens.period, rho.shape["context"])
-                   for part in ("train", "evaluation"))
-    test = test[:2000]
     losses = [gpt.next_token_loss(rho, w[:, :-1], w[:, 1:]).item()
               for w in test.to(rho.wte.weight.device).split(200)]
-    count = torch.bincount(train.flatten(), minlength=len(tokens.tokens)) + 1.0
+    count = torch.bincount(train.flatten(), minlength=rho.shape["vocabulary"]) + 1.0
     unigram = -(count / count.sum()).log()[test[:, 1:]].mean().item()
     return {"loss": float(np.mean(losses)), "unigram_loss": unigram}
 
@@ -56,142 +70,72 @@ def reward_model_results(cfg, r, tokens, held_out):
     else:
         p = stories.choice_probabilities(cfg.task, questions).mean(1)              # (n, 4)
         limits = stories.limits(cfg.task, questions)
-    data, length = to_tokens(held_out, tokens.encode, r.trunk.shape["context"])
-    seen = judge(r, data.to(cfg.device), length.to(cfg.device),
-                 torch.tensor(p, dtype=torch.float32, device=cfg.device))
+    data, length, _ = to_tokens(held_out, tokens.encode, r.trunk.shape["context"])
+    seen = judge(r, data, length, torch.tensor(p, dtype=torch.float32))
     return {**seen, **limits, "n": len(held_out)}
 
 
-def win_rate(cfg, model, other, queries, tokens, cut):
+def win_rate(cfg, world, model, other, queries):
     """The paper's protocol (2.4): two responses of each in one four-way comparison; that side
     wins of which the majority of three labelers chose a response."""
     questions = []
     for x in queries.values():
-        sides = []
-        for m in (model, other):
-            twice = x.to(cfg.device).repeat_interleave(2, dim=0)
-            y, length = sample_finished(m, twice, cfg.response, cfg.temperature, cut)
-            sides.append([tokens.decode(ids[:n]) for ids, n in zip(y.tolist(), length.tolist())])
-        questions += [sides[0][i:i + 2] + sides[1][i:i + 2] for i in range(0, 2 * len(x), 2)]
+        ours, theirs = (responses(m, x.to(cfg.device), 2, world.tokens.decode, *world.how)
+                        for m in (model, other))
+        questions += [a + b for a, b in zip(ours, theirs)]
     p = stories.choice_probabilities(cfg.task, questions)
     votes = stories.choose(p, np.random.default_rng([cfg.seed, 2]), people=3) < 2  # (n, 3)
     won = votes.sum(1) >= 2
-    n = len(won)
-    return {"mean": float(won.mean()), "stderr": float(won.std() / n ** 0.5), "n": n}
+    return {"mean": float(won.mean()), "stderr": float(won.std() / len(won) ** 0.5), "n": len(won)}
 
 
-def results(cfg, rho, r, pi, tokens, cut, parts, queries, train, held_out, log):
+def results(cfg, world, r, pi, other, score, true, train, held_out, log):
     """Everything that results.json tells of a run, held out, beside its limit."""
-    score = period_rule(r, cut)
+    rho, pi, queries = world.rho, pi.trunk, world.queries["evaluation"]
     picked, few = pick(queries, cfg.evaluations), pick(queries, cfg.optimum_queries)
-    settings = cfg.response, cfg.temperature
-    reached, kl = measure(pi.trunk, rho, score, cut, picked, *settings)
-    zero_shot, _ = measure(rho, rho, score, cut, picked, *settings)
-    optimum = frontier(rho, score, few, cfg.optimum_samples, *settings)
-    _, gains, kls, sizes = zip(*optimum)
 
-    def optimal(of):      # at pi's KL; beyond what was sampled None, not the curve's last point
-        return float(np.interp(kl, kls, of)) if kl <= kls[-1] else None
-    gain = optimal(gains)
-    tuned = supervised(rho, train, tokens.encode, cfg.supervised_lr)
+    def both(x, y):
+        return torch.stack([score(x, y), true(x, y)], dim=1)                       # (B, 2)
+    (reached, reached_true), kl = measure(pi, rho, both, picked, *world.how)
+    (zero_shot, zero_shot_true), _ = measure(rho, rho, both, picked, *world.how)
+    optimum = frontier(rho, score, few, cfg.optimum_samples, *world.how[:2]) if few else []
+
+    def optimal(column):  # at pi's KL; beyond what was sampled None, not the curve's last point
+        known = optimum and kl <= optimum[-1][2]
+        return float(np.interp(kl, *np.array(optimum).T[[2, column]])) if known else None
+    gain = optimal(1)
+    wins = {"zero_shot": win_rate(cfg, world, pi, rho, picked)}
+    if cfg.supervised_lr:
+        tuned = supervised(rho, train, world.tokens.encode, cfg.supervised_lr)
+        wins.update(supervised=win_rate(cfg, world, pi, tuned, picked),
+                    supervised_vs_zero_shot=win_rate(cfg, world, tuned, rho, picked))
+    if other:
+        wins["against"] = win_rate(cfg, world, pi, other.trunk, picked)
     return {
-        "language_model": language_model_results(rho, tokens, parts),
+        "language_model": world.losses,
         "labels": label_results(cfg, train),
-        "reward_model": reward_model_results(cfg, r, tokens, held_out),
+        "reward_model": reward_model_results(cfg, r, world.tokens, held_out),
         "policy": {"kl": kl, "kl_target": cfg.kl_target, "beta": log[-1]["beta"], "reward": reached,
                    "optimal_reward": None if gain is None else zero_shot + gain,
-                   "optimal_effective_samples": optimal(sizes),
-                   "zero_shot_reward": zero_shot, "episodes": log[-1]["episode"]},
-        "win_rate": {"zero_shot": win_rate(cfg, pi.trunk, rho, picked, tokens, cut),
-                     "supervised": win_rate(cfg, pi.trunk, tuned, picked, tokens, cut),
-                     "supervised_vs_zero_shot": win_rate(cfg, tuned, rho, picked, tokens, cut)},
+                   "optimal_effective_samples": optimal(3),
+                   "zero_shot_reward": zero_shot, "true_reward": reached_true,
+                   "zero_shot_true_reward": zero_shot_true, "episodes": log[-1]["episode"]},
+        "win_rate": wins,
         "frontier": optimum}
 
 
 # --- what a person sees ---------------------------------------------------------------------------
 
-def watch(name, steps, total, line):
-    """Pass the steps of a generator on, with a line of progress and the time left."""
-    start = shown = time.time()
-    terminal = sys.stdout.isatty()
-    for n, step in enumerate(steps, 1):
-        now = time.time()
-        if n == total or now - shown > (0.5 if terminal else 10):
-            left = (now - start) / n * (total - n)
-            text = f"{name}: {n}/{total} | {line(step)} | {left:.0f} s left"
-            front, end = ("\r", "") if terminal else ("", "\n")
-            print(front + text.ljust(99 * terminal), end=end, flush=True)
-            shown = now
-        yield step
-    if terminal:
-        print()
-
-
-def samples(cfg, rho, r, pi, tokens, cut, queries):
-    """The same 40 queries continued by rho and by pi, with r and KL, as one text."""
-    score, blocks = period_rule(r, cut), []
-    for x in pick(queries, 40).values():
+def samples(cfg, world, score, pi):
+    """The same 40 queries continued by rho and by pi, as one text."""
+    blocks = []
+    for x in pick(world.queries["evaluation"], 40).values():
         x = x.to(cfg.device)
-        lines = [[f"query       {tokens.decode(q)}"] for q in x.tolist()]
-        for name, model in (("zero-shot", rho), ("fine-tuned", pi.trunk)):
-            y, length = sample_finished(model, x, cfg.response, cfg.temperature, cut)
-            logp, logp_rho = (gpt.score_tokens(m, x, y, cfg.temperature)[0] for m in (model, rho))
-            rows = zip(lines, y.tolist(), length.tolist(), score(x, y).tolist(),
-                       ((logp - logp_rho) * real_tokens(length, y.size(1))).sum(1).tolist())
-            for block, ids, n, reward, kl in rows:
-                block.append(f"{name:<11} r {reward:+.2f}  kl {kl:4.1f}  {tokens.decode(ids[:n])}")
-        blocks += ["\n".join(block) for block in lines]
+        sides = [continued(model, world.rho, score, x, world.tokens.decode, *world.how)
+                 for model in (world.rho, pi.trunk)]
+        blocks += [f"query       {world.tokens.decode(q)}\nzero-shot   {a}\nfine-tuned  {b}"
+                   for q, a, b in zip(x.tolist(), *sides)]
     return "\n\n".join(blocks[i] for i in torch.randperm(len(blocks))) + "\n"
-
-
-def draw(results, log, path):
-    """One picture of a run: reward, KL and beta by episode, the KL-reward plane, win rates."""
-    episode, score, kl, beta = ([m[key] for m in log] for key in ("episode", "score", "kl", "beta"))
-    policy = results["policy"]
-    fig, axes = plt.subplot_mosaic([["reward", "kl", "beta"], ["plane", "plane", "wins"]],
-                                   figsize=(12, 7.2), layout="constrained")
-    ax = axes["reward"]
-    ax.plot(episode, score, color="C0", lw=1)
-    ax.axhline(policy["zero_shot_reward"], color="gray", ls=":", label="zero-shot")
-    if policy["optimal_reward"] is not None:
-        ax.axhline(policy["optimal_reward"], color="black", ls="--", label="optimum at the last KL")
-    ax.set(title="reward r(x, y)", xlabel="episodes", ylabel="standard deviations over rho")
-    ax.legend(frameon=False)
-    ax = axes["kl"]
-    ax.plot(episode, kl, color="C1", lw=1)
-    if policy["kl_target"]:
-        ax.axhline(policy["kl_target"], color="black", ls="--", label="target")
-        ax.legend(frameon=False)
-    ax.set(title="KL(pi, rho)", xlabel="episodes", ylabel="nats per response", ylim=(0, None))
-    axes["beta"].plot(episode, beta, color="C2")
-    axes["beta"].set(title="beta, the price of a nat", xlabel="episodes", ylabel="reward per nat",
-                     ylim=(0, None))
-    ax, base = axes["plane"], policy["zero_shot_reward"]
-    points = np.array([(k, base + gain, ess) for _, gain, k, ess in results["frontier"]])
-    firm = points[:, 2] >= 10
-    ax.plot(points[:, 0], points[:, 1], color="black", ls=":", label="optimum, on under 10 samples")
-    ax.plot(points[firm, 0], points[firm, 1], color="black", lw=2,
-            label="optimum, rho exp(r / beta)")
-    ax.scatter(kl, score, color="C0", alpha=0.25, s=8, label="pi, batch by batch")
-    w = max(1, len(log) // 20)                  # the path: means of a twentieth of the run
-    smooth = [np.convolve(a, np.ones(w) / w, "valid") for a in (kl, score)]
-    ax.plot(*smooth, color="C0", lw=2, label="its running mean")
-    ax.plot(policy["kl"], policy["reward"], "r*", ms=15, label="pi at the end, held out")
-    ax.set(title="how far from rho, and what for", xlabel="KL(pi, rho), nats per response",
-           ylabel="reward", xlim=(-0.1, 1.5 * max(policy["kl"], policy["kl_target"], 1)))
-    ax.legend(frameon=False, loc="lower right")
-    ax, wins = axes["wins"], results["win_rate"]
-    names = {"zero_shot": "pi : zero-shot", "supervised": "pi : supervised",
-             "supervised_vs_zero_shot": "supervised :\nzero-shot"}
-    for row, (key, name) in enumerate(names.items()):
-        ax.barh(row, 100 * wins[key]["mean"], xerr=196 * wins[key]["stderr"], color=f"C{row}")
-        ax.text(3, row, f"{name}  {wins[key]['mean']:.1%}", va="center", color="white")
-    ax.axvline(50, color="black", lw=1)
-    ax.set(title="win rate, by three simulated labelers", xlabel="%, with 95 % interval",
-           xlim=(0, 100), yticks=[])
-    fig.suptitle(f"{results['task']}, seed {results['seed']}")
-    fig.savefig(path, dpi=110, format="png")
-    plt.close(fig)
 
 
 def table(results):
@@ -211,3 +155,244 @@ def table(results):
     rows += [("seconds", f"{sum(results['seconds'].values()):.0f}",
               ", ".join(f"{k} {v:.0f}" for k, v in results["seconds"].items()))]
     return "\n".join(f"{a:<34}{b:<30}{c}" for a, b, c in rows)
+
+
+# --- pictures -------------------------------------------------------------------------------------
+
+EPISODES, NATS = "episodes", "KL(pi, rho), nats per response"
+RUN = [dict(title="reward", x="episode", y=["score", "true"], xlabel=EPISODES,
+            ylabel="standard deviations over rho"),
+       dict(title="how far from rho", x="episode", y=["kl"], xlabel=EPISODES, ylabel=NATS),
+       dict(title="beta, the price of a nat", x="episode", y=["beta"], xlabel=EPISODES,
+            ylabel="reward per nat"),
+       dict(title="how far from rho, and what for", x="kl", y=["score"], optimum="all",
+            xlabel=NATS, ylabel="reward"),
+       dict(title="win rate of pi over", xlabel="%", xlim=[0, 100],
+            y=["win_rate.zero_shot", "win_rate.supervised", "win_rate.against"])]
+
+
+def told(results, log, samples, settings):
+    """What a picture may want of a run: its settings and numbers, curves of 24 means, samples."""
+    numbers = {f"{part}.{key}": value for part, values in results.items()
+               if isinstance(values, dict) and part != "config" for key, value in values.items()
+               if type(value) in (int, float)}
+    for name, win in results["win_rate"].items():
+        numbers[f"win_rate.{name}"] = 100 * win["mean"]
+    zero, best = (numbers.get(f"policy.{key}") for key in ("zero_shot_reward", "optimal_reward"))
+    if best is not None:
+        numbers["policy.share"] = 100 * (numbers["policy.reward"] - zero) / (best - zero)
+    curve = {}
+    for key in ("episode", "score", "true", "kl", "beta", "labels", "reward_loss", "held_out_loss"):
+        parts = [[m[key] for m in part if key in m]
+                 for part in np.array_split(log, min(24, len(log)))]
+        curve[key] = [float(np.mean(part)) if part else None for part in parts]
+    return {"settings": settings, "numbers": numbers, "curve": curve, "samples": samples,
+            "frontier": results["frontier"]}
+
+
+def optimum_of(run):
+    """KL, reward and effective samples of the sampled optimum, arrays."""
+    _, gain, kl, size = np.array(run["frontier"]).reshape(-1, 4).T
+    return kl, run["numbers"]["policy.zero_shot_reward"] + gain, size
+
+
+def points_of(runs, x, y):
+    """{x: [y of each run]}, where x and y name a curve of the runs, or a number or a setting."""
+    at = defaultdict(list)
+    for run in runs:
+        known = {**run["settings"], **run["numbers"], **run["curve"]}
+        columns = [v if isinstance(v, list) else [v] for v in (known[x], known.get(y))]
+        for a, b in zip(*columns):
+            if b is not None:
+                at[a].append(b)
+    return at
+
+
+def draw(panels, series, path):
+    """The panels, as experiments.toml describes them, of {label: runs}. Readable without colours:
+    a line is the mean of the runs, the band their range."""
+    rows, columns = -(-len(panels) // 3), min(3, len(panels))
+    fig, axes = plt.subplots(rows, columns, squeeze=False, layout="constrained",
+                             figsize=(5.2 * columns, 4 * rows))
+    for ax, panel in itertools.zip_longest(axes.flat, panels, fillvalue={}):
+        styles = ({"ls": line, "marker": mark, "color": f"C{i}"} for i, (line, mark) in
+                  enumerate(zip(itertools.cycle(["-", "--", "-.", ":"]), itertools.cycle("os^Dv"))))
+        if not panel:
+            ax.axis("off")
+        for run in (run for runs in series.values() for run in runs[:1] if run["frontier"]):
+            if "optimum" in panel:
+                kl, reward, size = optimum_of(run)
+                if panel["optimum"] == "all":
+                    ax.plot(kl[size >= 100], reward[size >= 100], "k-", label="sampled optimum")
+                    ax.plot(kl[size >= 10], reward[size >= 10], "k:", label="on 10 to 100 samples")
+                else:
+                    ax.axhline(np.interp(panel["optimum"], kl, reward), color="black", lw=1,
+                               label=f"sampled optimum at KL {panel['optimum']:.0f}")
+        curves = [(label or y, runs, y) for label, runs in series.items() if label != "optimum"
+                  for y in panel.get("y", [])]
+        for label, runs, y in curves:
+            style, few = next(styles), {"marker": None}
+            if "x" not in panel:
+                values = [run["numbers"][y] for run in runs if y in run["numbers"]]
+                ax.plot(values, [label] * len(values), **{**style, "ls": ""}, mfc="none")
+                continue
+            at = points_of(runs, panel["x"], y)
+            ax.plot(list(at), [np.mean(v) for v in at.values()], label=label,
+                    **style | ({} if len(at) < 12 else few))
+            ax.fill_between(list(at), *([f(v) for v in at.values()] for f in (min, max)),
+                            color=style["color"], alpha=0.2, lw=0)
+        for curve in panel.get("paper", []):
+            named = isinstance(curve["y"][0], str)
+            ax.plot(curve["x"], curve["y"], label=curve["label"], **(
+                {"ls": "", "marker": "x", "color": "black", "ms": 9} if named else next(styles)))
+        ax.set(**{key: panel[key] for key in ("title", "xlabel", "ylabel", "xscale", "yscale",
+                                              "xlim", "ylim") if key in panel})
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(frameon=False, fontsize=8)
+    gpt.write_whole(path, lambda name: fig.savefig(name, dpi=110, format="png"))
+    plt.close(fig)
+
+
+# --- the paper's figures and tables: runs of rlhf.py with other settings --------------------------
+
+TINY = "--quick --passages=1200 --lm_steps=40 --evaluations=24".split()
+TINIER = {"n_labels": 40, "episodes": 96, "optimum_queries": 16, "optimum_samples": 40}
+
+
+def plan():
+    """experiments.toml: what is common, the world, and {title: {"series", "panels"}}."""
+    return tomllib.loads((RESULTS / "experiments.toml").read_text("utf-8"))
+
+
+def titles(plan):
+    return [title for title in plan if title not in ("common", "world")]
+
+
+def expand(options, plan):
+    """A series' runs, the settings of each: one for every value of a list and for every seed."""
+    options = dict(options)
+    alone, n = options.pop("alone", False), options.pop("seeds", 1)
+    base = plan["world"] if options.pop("world", False) else {}
+    options = {**({} if alone else plan["common"]), **base, **options}
+    lists = [key for key, value in options.items() if isinstance(value, list)]
+    return [{**options, **dict(zip(lists, values)), "seed": seed}
+            for values in itertools.product(*(options[key] for key in lists)) for seed in range(n)]
+
+
+def needs(options, plan):
+    """{option: (the settings of an earlier run, the file of it that this one starts from)}."""
+    world = {task: expand({"world": True, "task": task}, plan)[0]
+             for task in ("sentiment", options["task"])}
+    if "episodes" not in options or options == world["sentiment"]:
+        return {}
+    found = {"model": (world["sentiment"], "rho.pt")}
+    if options != world[options["task"]]:
+        found["labels"] = world[options["task"]], "labels.jsonl"
+        rival = {**plan["common"], "task": options["task"], "n_labels": 5000,
+                 "seed": options["seed"]}
+        if options != rival:
+            found["against"] = rival, "policy.pt"
+    return found
+
+
+def folder(home, options):
+    """Where a run lives: the name tells its settings."""
+    return home / "-".join(f"{key}={value}" for key, value in sorted(options.items())
+                           if key not in ("optimum_queries", "optimum_samples", "supervised_lr"))
+
+
+def run_all(home, wanted, plan, quick):
+    """The runs and those they need, as many at once as there are cores, with one thread each. What
+    is there already, made by the same settings, is not run again."""
+    level = {}                               # {folder: (how many runs must come before, settings)}
+
+    def add(options):
+        before = 1 + max([add(o) for o, _ in needs(options, plan).values()], default=0)
+        level[folder(home, options)] = before, options
+        return before
+
+    def launch(path):
+        options = dict(level[path][1])
+        if quick:
+            options.update({k: -(-options[k] // TINIER[k]) for k in TINIER.keys() & options.keys()})
+        options.update({option: folder(home, o) / file for option, (o, file) in
+                        needs(level[path][1], plan).items()}, out=path)
+        path.mkdir(parents=True, exist_ok=True)
+        with open(path / "log.txt", "w") as log:
+            done = subprocess.run(
+                [sys.executable, Path(__file__).with_name("rlhf.py"), *(TINY if quick else []),
+                 *(f"--{key}={value}" for key, value in options.items())],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                env={**os.environ, "OMP_NUM_THREADS": "1"})
+        if done.returncode:
+            raise Complaint(f"a run failed; {path}/log.txt says why")
+        return path
+    for options in wanted:
+        add(options)
+    weight = {path: 5000 + o.get("episodes", 50000) for path, (_, o) in level.items()}
+    start, whole = time.time(), sum(weight.values())
+    for now in sorted({n for n, _ in level.values()}):
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            jobs = [pool.submit(launch, path) for path in level if level[path][0] == now]
+            try:
+                for job in as_completed(jobs):
+                    del weight[job.result()]
+                    left = sum(weight.values()) / (whole - sum(weight.values()))
+                    print(f"{len(weight)} of {len(level)} runs and some {left * (time.time() - start) / 60:.0f} "
+                          f"minutes left; done: {job.result().name}", flush=True)
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+
+def gathered(home, options):
+    """The run that these settings made, as `told`, with five digits of every number."""
+    path = folder(home, options)
+    log = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    text = (path / "samples.txt").read_text("utf-8").split("\n\n")[:2]
+    found = told(json.loads((path / "results.json").read_text()), log, text, options)
+    return json.loads(json.dumps(found), parse_float=lambda digits: float(f"{float(digits):.5g}"))
+
+
+def rendered(template, results):
+    """The template with every {{result | series | number | setting=value}} filled in: the mean of
+    the runs and, if there are several, their standard deviation."""
+    def number(match):
+        name, label, key, *where = (word.strip() for word in match[1].split("|"))
+        runs = [run for run in json.loads((results / file_of(name)).read_text())["series"][label]
+                if all(str(run["settings"][w.split("=")[0]]) == w.split("=")[1] for w in where)]
+        values = [{**run["settings"], **run["numbers"]}[key] for run in runs]
+        digits = 1 if abs(np.mean(values)) >= 20 else 2
+        spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+        return f"{np.mean(values):.{digits}f}{spread}"
+    return re.sub(r"\{\{(.+?)\}\}", number, template)
+
+
+def file_of(name, end="json"):
+    return f"{name.replace(' ', '_')}.{end}"
+
+
+def command(argv):
+    """What `python rlhf.py figure 2` does, or another title in experiments.toml, or all."""
+    experiments = plan()
+    quick, redraw = "--quick" in argv, "--redraw" in argv
+    title = " ".join(word for word in argv if word not in ("--quick", "--redraw"))
+    if title not in [*titles(experiments), "all"]:
+        raise Complaint(f"{title!r} is not a command: sample, all, {', '.join(titles(experiments))}")
+    home = Path("out", "figures" + "-quick" * quick)
+    results = home if quick else RESULTS
+    # In miniature: the first three series, two runs of each.
+    series = {t: {label: expand(options, experiments)[:2 if quick else None] for label, options in
+                  list(experiments[t]["series"].items())[:3 if quick else None]}
+              for t in (titles(experiments) if title == "all" else [title])}
+    if not redraw:
+        run_all(home, [o for known in series.values() for runs in known.values() for o in runs],
+                experiments, quick)
+    for title, known in series.items():
+        path = results / file_of(title)
+        if not redraw:
+            found = {label: [gathered(home, o) for o in runs] for label, runs in known.items()}
+            gpt.write_whole(path, lambda name: Path(name).write_text(json.dumps(
+                {"result": title, "command": f"python rlhf.py {title}", "series": found})))
+        draw(experiments[title]["panels"], json.loads(path.read_text())["series"],
+             results / file_of(title, "png"))
+        print(f"{path}, {file_of(title, 'png')}")

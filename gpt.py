@@ -14,7 +14,8 @@ from another distribution than the one whose KL is paid).
 
 import math
 import os
-import pickle
+import sys
+import time
 from collections import Counter, defaultdict
 
 import regex        # comes with tiktoken, and reads the same patterns
@@ -318,6 +319,23 @@ def fit(name, model, batches, steps, lr, warmup=0.05, weight_decay=0.01):
         yield loss.item()
 
 
+def watch(name, steps, total, line):
+    """Pass the steps of a generator on, with a line of progress and the time left."""
+    start = shown = time.time()
+    terminal = sys.stdout.isatty()
+    for n, step in enumerate(steps, 1):
+        now = time.time()
+        if n == total or now - shown > (0.5 if terminal else 10):
+            left = (now - start) / n * (total - n)
+            text = f"{name}: {n}/{total} | {line(step)} | {left:.0f} s left"
+            front, end = ("\r", "") if terminal else ("", "\n")
+            print(front + text.ljust(99 * terminal), end=end, flush=True)
+            shown = now
+        yield step
+    if terminal:
+        print()
+
+
 # --- files and devices ----------------------------------------------------------------------------
 
 def write_whole(path, write):
@@ -328,21 +346,6 @@ def write_whole(path, write):
     except RuntimeError as e:                                # what torch.save says of a full disk
         raise Complaint(f"{path} cannot be written: {e}") from None
     os.replace(temporary, path)
-
-
-def save_model(path, model, **more):
-    """The model's shape and weights, and whatever else is needed to use it, in one file."""
-    write_whole(path, lambda name: torch.save(
-        {"shape": model.shape, "weights": model.state_dict(), **more}, name))
-
-
-def load_saved(path, device):
-    """What save_model wrote. weights_only: nothing in the file is executed."""
-    try:
-        return torch.load(path, map_location=device, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as e:
-        raise Complaint(f"{path} cannot be read as saved weights ({type(e).__name__}); delete it "
-                        "to have it made again") from None
 
 
 def devices():

@@ -18,13 +18,12 @@ the episode: what the sampler wrote behind the cut is not there for eq. 2, GAE o
 
 import copy
 import math
-from collections import defaultdict
 from typing import NamedTuple
 
 import torch
 import torch.nn as nn
 
-from gpt import Complaint, sample, score_tokens, sentence_starts
+from gpt import Complaint, sample, score_tokens
 
 
 class Policy(nn.Module):
@@ -36,53 +35,6 @@ class Policy(nn.Module):
         self.value = nn.Linear(rho.shape["width"], 1)
         nn.init.zeros_(self.value.weight)
         nn.init.zeros_(self.value.bias)
-
-
-# --- queries --------------------------------------------------------------------------------------
-
-def cut_queries(passages, tokens, shortest, longest, taken):
-    """All runs of whole sentences of a permitted length, none twice: {length: (n, length)}.
-
-    taken: a set of the queries of other parts, which this call adds its own to."""
-    queries = defaultdict(list)
-    for passage in passages:
-        ids = tokens.encode(passage)
-        starts = sentence_starts(ids, tokens.period)
-        for i, start in enumerate(starts):
-            for end in starts[i + 1:]:
-                query = tuple(ids[start:end])
-                if len(query) > longest:
-                    break
-                if len(query) >= shortest and query not in taken:
-                    taken.add(query)
-                    queries[end - start].append(query)
-    return {length: torch.tensor(queries[length]) for length in sorted(queries)}
-
-
-def pick(queries, n, again=False):
-    """n different queries at random, all lengths in proportion: {length: (m, length)}.
-
-    Where there are fewer than n it is all of them, or with `again` all as often as it takes."""
-    total = sum(map(len, queries.values()))
-    chosen = torch.randperm(total).repeat(-(-n // total) if again else 1)[:n]
-    start, picked = 0, {}
-    for length, x in queries.items():
-        mine = chosen[(chosen >= start) & (chosen < start + len(x))] - start
-        start += len(x)
-        if len(mine):
-            picked[length] = x[mine]
-    return picked
-
-
-def draw_from(queries, device):
-    """The function draw(B): B queries of one length, each length as often as it occurs."""
-    weights = torch.tensor([float(len(x)) for x in queries.values()])
-    groups = list(queries.values())
-
-    def draw(B):
-        x = groups[int(torch.multinomial(weights, 1))]
-        return x[torch.randint(len(x), (B,))].to(device)
-    return draw
 
 
 # --- the mathematics: functions of tensors --------------------------------------------------------
@@ -200,6 +152,15 @@ def sample_finished(model, x, T, temperature, cut, size=1024, tries=200):
     return torch.cat(ys), torch.cat(lengths)
 
 
+def responses(model, x, n, decode, *how):
+    """n finished responses to each query, as texts: x (B, Q) -> a list of B lists of n.
+
+    how: T, temperature, cut, as for sample_finished."""
+    y, length = sample_finished(model, x.repeat_interleave(n, dim=0), *how)
+    texts = [decode(ids[:k]) for ids, k in zip(y.tolist(), length.tolist())]
+    return [texts[i:i + n] for i in range(0, len(texts), n)]
+
+
 # --- PPO ------------------------------------------------------------------------------------------
 
 class Rollout(NamedTuple):
@@ -292,8 +253,10 @@ def ppo(pi, rho, score, draw, *, cut=uncut, episodes, batch_size, response, temp
 # --- measured, and against the limit --------------------------------------------------------------
 
 @torch.no_grad()
-def measure(model, rho, score, cut, queries, T, temperature):
-    """Mean reward and KL to rho of the model's responses to the queries (period rule included)."""
+def measure(model, rho, score, queries, T, temperature, cut):
+    """Mean reward, and KL to rho in nats, of the model's responses to the queries.
+
+    score(x, y) -> (B,), or (B, k) for k rewards at a time."""
     scores, kls = [], []
     for x in queries.values():
         x = x.to(rho.wte.weight.device)
@@ -301,7 +264,7 @@ def measure(model, rho, score, cut, queries, T, temperature):
         log_ratio = logp - score_tokens(rho, x, y, temperature)[0]                 # (B, T)
         kls.append((log_ratio * real_tokens(cut(y)[0], T)).sum(1))
         scores.append(score(x, y))
-    return torch.cat(scores).mean().item(), torch.cat(kls).mean().item()
+    return torch.cat(scores).mean(0).tolist(), torch.cat(kls).mean().item()
 
 
 def optimal_policy(scores, beta):
@@ -335,3 +298,13 @@ def frontier(rho, score, queries, n, T, temperature):
         gained, kl, ess = optimal_policy(scores, beta.item())
         rows.append([beta.item(), gained - scores.mean().item(), kl, ess])
     return rows
+
+
+@torch.no_grad()
+def continued(model, rho, score, x, decode, T, temperature, cut):
+    """One response of the model to each query, as people see it: a line of text each."""
+    y, length = sample_finished(model, x, T, temperature, cut)
+    logp, logp_rho = (score_tokens(m, x, y, temperature)[0] for m in (model, rho))
+    kl = ((logp - logp_rho) * real_tokens(length, T)).sum(1)
+    return [f"r {reward:+.2f}  kl {nats:4.1f}  {decode(ids[:n])}" for reward, nats, ids, n in zip(
+        score(x, y).tolist(), kl.tolist(), y.tolist(), length.tolist())]

@@ -15,12 +15,65 @@ than a choice among four.
 import copy
 import json
 import math
+from collections import defaultdict
 from typing import NamedTuple
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 
-from gpt import Complaint, autocast, fit
+from gpt import Complaint, autocast, fit, sample, sentence_starts, watch
+
+
+# --- queries --------------------------------------------------------------------------------------
+
+def cut_queries(parts, tokens, shortest, longest):
+    """All runs of whole sentences of a permitted length, none twice and none in two parts.
+
+    parts: {name: passages} -> {name: {length: (n, length)}}. What stands in an earlier part is not
+    taken for a later one; with what rho reads as the first, no query has been read by it."""
+    taken, found = set(), {}
+    for name, passages in parts.items():
+        queries = defaultdict(list)
+        for passage in passages:
+            ids = tokens.encode(passage)
+            starts = sentence_starts(ids, tokens.period)
+            for i, start in enumerate(starts):
+                for end in starts[i + 1:]:
+                    query = tuple(ids[start:end])
+                    if len(query) > longest:
+                        break
+                    if len(query) >= shortest and query not in taken:
+                        taken.add(query)
+                        queries[end - start].append(query)
+        found[name] = {length: torch.tensor(queries[length]) for length in sorted(queries)}
+    return found
+
+
+def pick(queries, n, again=False):
+    """n different queries at random, all lengths in proportion: {length: (m, length)}.
+
+    Where there are fewer than n it is all of them, or with `again` all as often as it takes."""
+    total = sum(map(len, queries.values()))
+    chosen = torch.randperm(total).repeat(-(-n // total) if again else 1)[:n]
+    start, picked = 0, {}
+    for length, x in queries.items():
+        mine = chosen[(chosen >= start) & (chosen < start + len(x))] - start
+        start += len(x)
+        if len(mine):
+            picked[length] = x[mine]
+    return picked
+
+
+def draw_from(queries, device):
+    """The function draw(B): B queries of one length, each length as often as it occurs."""
+    weights = torch.tensor([float(len(x)) for x in queries.values()])
+    groups = list(queries.values())
+
+    def draw(B):
+        x = groups[int(torch.multinomial(weights, 1))]
+        return x[torch.randint(len(x), (B,))].to(device)
+    return draw
 
 
 # --- comparisons and their file -------------------------------------------------------------------
@@ -79,7 +132,7 @@ def split_labels(path):
 
 
 def to_tokens(comparisons, encode, context):
-    """Comparisons as tokens (N, 4, S), padded on the right, and the length of each (N, 4).
+    """Comparisons as tokens (N, 4, S), padded on the right, the length of each (N, 4), best (N,).
 
     encode(text) -> a list of ids. What is longer than the model's context loses its beginning."""
     rows = [[(encode(c.query) + encode(s))[-context:] for s in c.samples] for c in comparisons]
@@ -88,7 +141,7 @@ def to_tokens(comparisons, encode, context):
     for n, four in enumerate(rows):
         for k, ids in enumerate(four):
             tokens[n, k, :len(ids)] = torch.tensor(ids)
-    return tokens, length
+    return tokens, length, torch.tensor([c.best for c in comparisons])
 
 
 # --- the model ------------------------------------------------------------------------------------
@@ -134,6 +187,17 @@ def score_in_batches(r, tokens, length, size=512):
     return torch.cat([r(t, n) for t, n in zip(tokens.split(size), length.split(size))])
 
 
+def samples_of(rho, queries, T, temperature, cut):
+    """What r is normalised on: rho's responses to the queries, tokens (B, S), length (B,)."""
+    longest, rows, lengths = max(queries), [], []
+    for x in queries.values():
+        x = x.to(rho.wte.weight.device)
+        y, _, _ = sample(rho, x, T, temperature)
+        lengths.append(x.size(1) + cut(y)[0])
+        rows.append(F.pad(torch.cat([x, y], dim=1), (0, longest - x.size(1))))
+    return torch.cat(rows), torch.cat(lengths)
+
+
 @torch.no_grad()
 def normalise(r, tokens, length):
     """Set gain and bias so that r has mean 0 and variance 1 on these samples of rho (section 2).
@@ -144,12 +208,14 @@ def normalise(r, tokens, length):
     r.bias.copy_(-raw.mean() * r.gain)
 
 
-def train_reward(r, tokens, length, best, *, lr, batch_size):
+def train_reward(r, tokens, length, best, *, lr, batch_size, epochs=1):
     """One epoch over the comparisons, the rate falling linearly to 0; yields each batch's loss.
 
-    tokens (N, 4, S), length (N, 4), best (N,). One epoch only: a second one would overfit."""
+    tokens (N, 4, S), length (N, 4), best (N,). A second epoch would overfit. With one option
+    instead of four it is compared with the score 0, and eq. 1 is a classifier's logistic loss."""
     optimiser = torch.optim.Adam(r.parameters(), lr=lr, eps=1e-5, fused=True)
-    batches = torch.randperm(len(best)).split(batch_size)
+    batches = [b for _ in range(epochs) for b in torch.randperm(len(best)).split(batch_size)]
+    four = length.size(1)
     device = r.head.weight.device
     for step, rows in enumerate(batches):
         for group in optimiser.param_groups:
@@ -157,7 +223,8 @@ def train_reward(r, tokens, length, best, *, lr, batch_size):
         n = length[rows]                                                           # (B, 4)
         t = tokens[rows][:, :, :n.max()]                                           # (B, 4, S)
         with autocast(device):
-            scores = r(t.flatten(0, 1).to(device), n.flatten().to(device)).view(-1, 4)
+            scores = r(t.flatten(0, 1).to(device), n.flatten().to(device)).view(-1, four)
+            scores = F.pad(scores, (int(four == 1), 0))
             loss = best_of_four_loss(scores.float(), best[rows].to(device))
         if not math.isfinite(loss.item()):
             raise Complaint(f"reward model: the loss is {loss.item()} at step {step + 1} of "
@@ -168,16 +235,79 @@ def train_reward(r, tokens, length, best, *, lr, batch_size):
         yield loss.item()
 
 
+def fit_reward(rho, comparisons, encode, level, *, lr, batch_size):
+    """A new r, of mean 0 and variance 1 on the samples `level` of rho after its one epoch (section
+    2), and before it, so that training starts at that scale (released code)."""
+    r = RewardModel(rho)
+    normalise(r, *level)
+    data = to_tokens(comparisons, encode, rho.shape["context"])
+    steps = train_reward(r, *data, lr=lr, batch_size=batch_size)
+    for _ in watch("reward_model", steps, -(-len(comparisons) // batch_size), "loss {:.3f}".format):
+        pass
+    normalise(r, *level)
+    return r
+
+
+def on_one_trunk(r, pi, lessons, exam, level, *, lr, batch_size, steps, updates):
+    """Section 4.2: r reads pi's trunk and learns on it while pi does. Yields, after each update of
+    pi, r's mean loss in its own `steps` steps and, after every eighth, that on held-out labels.
+
+    lessons, exam: tokens, length, best. level: the samples of rho on which r is normalised."""
+    r.trunk = pi.trunk
+    losses = train_reward(r, *lessons, lr=lr, batch_size=batch_size,
+                          epochs=1 + updates * steps * batch_size // len(lessons[2]))
+    *held_out, best = exam
+    for n in range(1, updates + 1):
+        told = {"reward_loss": sum(next(losses) for _ in range(steps)) / steps}
+        normalise(r, *level)
+        if n % 8 == 0:
+            told["held_out_loss"] = judge(r, *held_out, F.one_hot(best, 4).float())["loss"]
+        yield told
+
+
 def judge(r, tokens, length, p):
     """Accuracy and loss of r on comparisons whose options are chosen with probability p (N, 4).
 
     Where only the choice made is known, p is 1 for it. accuracy: how often r's favourite is the
     choice. loss: eq. 1, in nats."""
-    scores = score_in_batches(r, tokens.flatten(0, 1), length.flatten()).view(-1, 4)
+    device = r.head.weight.device
+    p, tokens, length = p.to(device), tokens.flatten(0, 1).to(device), length.flatten().to(device)
+    scores = score_in_batches(r, tokens, length).view(-1, 4)
     log_p = scores.log_softmax(dim=1)
     favourite = scores.argmax(dim=1, keepdim=True)
     return {"accuracy": p.gather(1, favourite).mean().item(),
             "loss": -(p * log_p).sum(1).mean().item()}
+
+
+def labels_wanted(share, first, last):
+    """Section 2.3: l(n) = N0 + (N - N0) (1 - (1 - n / N_pi)^2), how many labels there should be
+    when the share n / N_pi of the episodes is over: `first` at the start, `last` at the end."""
+    return round(first + (last - first) * (1 - (1 - share) ** 2))
+
+
+# --- the mock reward of section 3.1.1: a classifier of reviews ------------------------------------
+
+GOODS = "kettle lamp quilt teapot suitcase blanket mirror carpet violin jacket".split()
+REVIEWS = {1: """{good} {goods} and {good} value|works {good} and looks {good}|arrived early, {good}
+    quality|highly recommend this {good} {goods}|{good}, would buy again|five stars for a {good}
+    {goods}|my sister wants one too|not {bad} at all""", 0: """{bad} {goods} and {bad} value|arrived
+    late, {bad} quality|do not buy this {bad} {goods}|{bad}, want a refund|one star for a {bad}
+    {goods}|returned it, so {bad}|my sister sent hers back|not {good} at all"""}
+GOOD = "excellent great perfect sturdy lovely wonderful fine useful beautiful good charming".split()
+BAD = "useless cheap awful terrible broken defective poor disappointing dirty dull ugly".split()
+
+
+def reviews(n, rng):
+    """n short reviews of things bought: what was written, and best = 1 for 4 or 5 stars of 5.
+
+    Another domain than the stories: fragments without a subject, about goods. Some of their words
+    of praise are the stories' own; all those for joy, grief and deeds are not."""
+    def line(stars):
+        frame = rng.choice(REVIEWS[stars].split("|"))
+        words = {"good": rng.choice(GOOD), "bad": rng.choice(BAD), "goods": rng.choice(GOODS)}
+        return " ".join(frame.split()).format(**words).capitalize() + "."
+    stars = [rng.randrange(2) for _ in range(n)]
+    return [Comparison(line(s), [line(s)], s) for s in stars]
 
 
 # --- the supervised baseline ----------------------------------------------------------------------
@@ -188,7 +318,7 @@ def supervised(rho, comparisons, encode, lr, batch_size=32):
     The paper has one for summaries only; here it shows what the labels give without RL."""
     model = copy.deepcopy(rho)
     winners = [Comparison(c.query, [c.samples[c.best]], 0) for c in comparisons]
-    tokens, length = to_tokens(winners, encode, rho.shape["context"])
+    tokens, length, _ = to_tokens(winners, encode, rho.shape["context"])
     tokens, length = tokens[:, 0], length[:, 0]                                    # (N, S), (N,)
     response = torch.tensor([len(encode(c.samples[0])) for c in winners])          # (N,)
     at = torch.arange(1, tokens.size(1))

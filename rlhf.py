@@ -8,6 +8,7 @@ steps 1 to 3 of section 2: a language model rho, labels of its samples, a reward
     python rlhf.py --task descriptiveness        the paper's second style task
     python rlhf.py --quick                       the same in miniature
     python rlhf.py sample --prompt "Mara the baker came to the harbor one morning."
+    python rlhf.py figure 2                      a figure or table of the paper: see figures.py
 
 In:  nothing, or --text and --labels     Out: a folder, out/<task>-seed<seed>/, see README.md
 A stage whose result is in the folder, made by the same settings, is not run again.
@@ -18,25 +19,26 @@ import hashlib
 import json
 import math
 import os
+import pickle
 import random
 import re
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 import figures
 import gpt
 import reward
 import stories
-from figures import watch
-from gpt import Complaint
-from ppo import (Policy, cut_at, cut_queries, draw_from, period_rule, pick, ppo,
-                 sample_finished)
+from gpt import Complaint, watch
+from ppo import Policy, continued, cut_at, period_rule, ppo, responses
 
 STAGES = ["language_model", "labels", "reward_model", "policy", "evaluation"]
 
@@ -50,14 +52,15 @@ def option(stage, default, text):
 class Config:
     """Every setting. paper: the 774M runs. released: the released code, 124M. --help prints all."""
     seed: int = option("language_model", 0, "of all chance in the run")
+    model: str = option("language_model", "", "rho.pt of another run, instead of training one")
     text: str = option("language_model", "", "a text file to learn from, instead of the stories")
     passages: int = option("language_model", 20000, "stories to write")
-    share: float = option("language_model", 0.1, "of the passages, for the queries of the labels, "
-                          "as much for the policy's and the evaluation's; the rest is for rho")
+    share: float = option("language_model", 0.1, "of the text, each for labels, pi, evaluation")
     vocabulary: int = option("language_model", 1536, "tokens of the BPE; GPT-2: 50,257")
     layers: int = option("language_model", 2, "paper: 36; released: 12")
     heads: int = option("language_model", 4, "paper: 20; released: 12")
     width: int = option("language_model", 128, "paper: 1280; released: 768")
+    query_min: int = option("language_model", 9, "tokens of the shortest query; paper: 32")
     query_max: int = option("language_model", 14, "tokens of the longest query; paper: 64")
     response: int = option("language_model", 24, "tokens of a response; paper and released: 24")
     lm_steps: int = option("language_model", 2500, "steps of training rho")
@@ -65,36 +68,35 @@ class Config:
     lm_lr: float = option("language_model", 6e-3, "peak learning rate of rho")
 
     task: str = option("labels", "sentiment", "what labelers like: sentiment or descriptiveness")
-    query_min: int = option("labels", 9, "tokens of the shortest query; paper: 32")
-    labels: str = option("labels", "", "a file of comparisons to use, instead of simulated labels")
-    n_labels: int = option("labels", 12000, "comparisons to train r on, a fifth as many held out; "
-                           "paper: 5,000 and more; released: 4,992")
+    labels: str = option("labels", "", "a file of comparisons, instead of simulated labelers")
+    n_labels: int = option("labels", 12000, "to train r on, of --labels at most; paper: 5,000 on")
     temperature: float = option("labels", 0.7, "divides the logits; paper, released: 0.7")
-    truncate_after: int = option("labels", 16, "a response is cut at its first period from this "
-                                 "position on; paper and released: 16")
+    truncate_after: int = option("labels", 16, "y ends at a period from here on; paper: 16")
 
+    reward: str = option("reward_model", "learned", "of pi: learned from labels, true (the "
+                         "labelers' mean score), or by reviews (3.1.1); -learned: the sign bug")
     reward_lr: float = option("reward_model", 1e-3, "falls to 0; paper: 1.77e-5; released: 5e-5")
     reward_batch: int = option("reward_model", 8, "comparisons a step; paper: 8; released: 32")
+    online: int = option("reward_model", 0, "times labelers see pi and r is made anew; paper: 20")
 
+    shared: int = option("policy", 0, "1: r and pi on one trunk, which the paper advises against")
     episodes: int = option("policy", 24576, "paper: 2M; released: 1M")
     batch: int = option("policy", 128, "episodes an update; paper: 1024; released: 512")
     minibatches: int = option("policy", 1, "Adam steps an epoch; paper and released: 1")
     epochs: int = option("policy", 4, "passes over each batch; paper and released: 4")
     lr: float = option("policy", 2e-4, "falls to 0; paper: 1.41e-5; released: 1e-5")
-    kl_target: float = option("policy", 3.0, "nats per response, or 0 for a fixed beta; paper: 10 "
-                              "(sentiment), 6 (descriptiveness); released: 6")
+    kl_target: float = option("policy", 3.0, "nats; 0: fixed beta; paper: 10, 6; released: 6")
     beta: float = option("policy", 0.3, "first price of a nat, in units of reward; released: 0.15")
-    K: float = option("policy", 0.1, "how fast the controller moves beta, per update; paper: 0.1; "
-                      "released: batch / 10,000, which is 0.051")
+    K: float = option("policy", 0.1, "step of beta; paper: 0.1; released: batch / 10,000 = 0.051")
     clip: float = option("policy", 0.2, "of ratio and value; released: 0.2")
     lam: float = option("policy", 0.95, "GAE's lambda; released: 0.95")
     vf_coef: float = option("policy", 0.5, "weight of the value loss; PPO2: 0.5; released: 0.1")
-    whiten_rewards: int = option("policy", 0, "1: divide rewards by their deviation, as released; "
-                                 "0: leave them")
+    whiten_rewards: int = option("policy", 0, "1: divide rewards by their deviation, as released")
 
+    against: str = option("evaluation", "", "policy.pt of another run, to be compared with")
     evaluations: int = option("evaluation", 1024, "held-out queries of an evaluation; paper: 1024")
-    supervised_lr: float = option("evaluation", 5e-4, "of the baseline: rho tuned on the winners")
-    optimum_queries: int = option("evaluation", 64, "queries where the optimum is estimated")
+    supervised_lr: float = option("evaluation", 5e-4, "of rho tuned on the winners; 0: no baseline")
+    optimum_queries: int = option("evaluation", 64, "where the optimum is estimated; 0: nowhere")
     optimum_samples: int = option("evaluation", 512, "samples of rho for each of them")
 
     device: str = option("run", "", "cpu, cuda or mps; the best one present if not given")
@@ -113,9 +115,31 @@ def settings_of(cfg, stage):
     for f in fields(cfg):
         if f.metadata["stage"] in STAGES[:STAGES.index(stage) + 1]:
             found[f.name] = value = getattr(cfg, f.name)
-            if f.name in ("text", "labels") and value:
+            if f.name in ("model", "text", "labels", "against") and value:
                 found[f.name] = hashlib.sha256(Path(value).read_bytes()).hexdigest()
     return found
+
+
+@contextmanager
+def reading(path):
+    """Whatever is wrong with a file that a run has written, it is one sentence."""
+    try:
+        yield
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError,
+            pickle.UnpicklingError) as e:
+        raise Complaint(f"{path} is damaged or of another run ({type(e).__name__}); delete it to "
+                        "have it made again") from None
+
+
+def save(path, **parts):
+    gpt.write_whole(path, lambda name: torch.save(parts, name))
+
+
+def load(path, part, module):
+    """The module, where it is, with the weights that `save` saved under this name."""
+    with reading(path):
+        module.load_state_dict(torch.load(path, weights_only=True, map_location="cpu")[part])
+    return module
 
 
 def write_json(path, value):
@@ -123,19 +147,15 @@ def write_json(path, value):
 
 
 def read_json(path):
-    """The dictionary that write_json wrote."""
-    try:
-        value = json.loads(Path(path).read_text())
-    except ValueError:
-        value = None
-    if not isinstance(value, dict) or not value:
-        raise Complaint(f"{path} is damaged; delete it to have it made again")
-    return value
+    with reading(path):
+        found = json.loads(Path(path).read_text())
+        return found | {"config": found["config"]}           # all of a run's files have its settings
 
 
-def read_note(path):
-    """config.json: the settings of the run, and those by which each stage was made."""
-    return {"stages": {}, **read_json(path)} if os.path.exists(path) else {"stages": {}}
+def read_note(out):
+    """config.json of a run: its settings, and those by which each stage was made."""
+    path = os.path.join(out, "config.json")
+    return {"stages": {}, **(read_json(path) if os.path.exists(path) else {})}
 
 
 def stage(cfg, name, artefact, make, load):
@@ -143,11 +163,12 @@ def stage(cfg, name, artefact, make, load):
 
     Returns (result, seconds it took to make). make() writes the artefact."""
     path, note = os.path.join(cfg.out, artefact), os.path.join(cfg.out, "config.json")
-    known = read_note(note)
-    wanted = settings_of(cfg, name)
+    known, wanted = read_note(cfg.out), settings_of(cfg, name)
     if os.path.exists(path) and known["stages"].get(name, {}).get("settings") == wanted:
         print(f"{name}: kept, {path} was made by these settings")
-        return load(path), known["stages"][name]["seconds"]
+        with reading(path):
+            return load(path), known["stages"][name]["seconds"]
+    known["config"] = asdict(cfg)
     for later in STAGES[STAGES.index(name):]:          # what was made from the old one is old too
         known["stages"].pop(later, None)
     write_json(note, known)                  # a run cut short here leaves nothing that looks whole
@@ -155,13 +176,21 @@ def stage(cfg, name, artefact, make, load):
     start = time.time()
     make(path)
     seconds = round(time.time() - start, 1)
-    known["config"] = asdict(cfg)
     known["stages"][name] = {"settings": wanted, "seconds": seconds}
     write_json(note, known)
     return load(path), seconds
 
 
-# --- the data -------------------------------------------------------------------------------------
+# --- the stages -----------------------------------------------------------------------------------
+
+class World(NamedTuple):
+    """What the first stage leaves to all others."""
+    rho: gpt.GPT
+    tokens: gpt.Tokens
+    queries: dict              # {part: {length: (n, length)}}, parts reward, policy, evaluation
+    losses: dict               # of rho, held out
+    how: tuple                 # responses are drawn: T, temperature, and where they are cut
+
 
 def read_passages(cfg):
     """The passages of the small world, or pages of 40 sentences of --text; in four parts."""
@@ -176,31 +205,24 @@ def read_passages(cfg):
         rng = random.Random(cfg.seed)
         passages = [stories.passage(rng) for _ in range(cfg.passages)]
     n, m = len(passages), int(cfg.share * len(passages))
-    cuts = [n - 3 * m, n - 2 * m, n - m, n]
-    return dict(zip(["train", "reward", "policy", "evaluation"],
-                    [passages[a:b] for a, b in zip([0] + cuts, cuts)]))
+    return {"train": passages[:n - 3 * m], "evaluation": passages[n - m:],
+            "reward": passages[n - 3 * m:n - 2 * m], "policy": passages[n - 2 * m:n - m]}
 
 
-def all_queries(cfg, parts, tokens):
-    """The queries of the labels, of the policy and of the evaluation; no two parts share one, and
-    rho was trained on none of them: {part: {length: (n, length)}}."""
-    taken = set()
-    queries = {part: cut_queries(parts[part], tokens, cfg.query_min, cfg.query_max, taken)
-               for part in ("train", "evaluation", "reward", "policy")}
-    del queries["train"]
+def train_language_model(cfg, path):
+    """Step 0: rho, the tokens it reads, and the queries it has not read. Saved in `path`."""
+    if cfg.model:
+        gpt.write_whole(path, lambda name: Path(name).write_bytes(Path(cfg.model).read_bytes()))
+        return
+    parts = read_passages(cfg)
+    tokens = gpt.Tokens(gpt.learn_bpe("\n".join(" " + p for p in parts["train"]), cfg.vocabulary))
+    queries = reward.cut_queries(parts, tokens, cfg.query_min, cfg.query_max)
+    del queries["train"]                                     # what rho has read asks nothing
     print("queries: " + ", ".join(f"{sum(map(len, q.values()))} for {part}"
                                   for part, q in queries.items()))
     if not all(queries.values()):
         raise Complaint(f"the text is too short: no query of {cfg.query_min} to {cfg.query_max} "
                         "tokens that starts and ends with a sentence can be cut from every part")
-    return queries
-
-
-# --- the stages -----------------------------------------------------------------------------------
-
-def train_language_model(cfg, parts, path):
-    """Step 0: rho, and the tokens it reads. Saved in `path`."""
-    tokens = gpt.Tokens(gpt.learn_bpe("\n".join(" " + p for p in parts["train"]), cfg.vocabulary))
     rho = gpt.GPT(len(tokens.tokens), cfg.query_max + cfg.response, cfg.layers, cfg.heads,
                   cfg.width).to(cfg.device)
     windows, unseen = (gpt.windows(map(tokens.encode, parts[part]), tokens.period,
@@ -212,103 +234,152 @@ def train_language_model(cfg, parts, path):
                     cfg.lm_lr)
     for _ in watch("language_model", steps, cfg.lm_steps, lambda loss: f"loss {loss:.3f}"):
         pass
-    gpt.save_model(path, rho, tokens=[t.decode("latin-1") for t in tokens.tokens])
+    save(path, shape=rho.shape, weights=rho.state_dict(), queries=queries,
+         tokens=[t.decode("latin-1") for t in tokens.tokens],
+         losses=figures.language_model_losses(rho, windows, unseen[:2000]))
 
 
-def load_gpt(path, device):
-    """A GPT and its Tokens from a file written by save_model."""
-    saved = gpt.load_saved(path, device)
-    if not {"shape", "weights", "tokens"} <= set(saved):
-        raise Complaint(f"{path} holds no language model; delete it to have it made again")
-    model = fit_weights(gpt.GPT(**saved["shape"]), saved["weights"], path)
-    return model.to(device), gpt.Tokens([t.encode("latin-1") for t in saved["tokens"]])
+def load_world(cfg, path):
+    """The World from the file that train_language_model wrote."""
+    with reading(path):
+        saved = torch.load(path, map_location=cfg.device, weights_only=True)
+        rho = gpt.GPT(**saved["shape"]).to(cfg.device)
+        rho.load_state_dict(saved["weights"])
+        tokens = gpt.Tokens([t.encode("latin-1") for t in saved["tokens"]])
+        how = cfg.response, cfg.temperature, cut_at(tokens.period, cfg.truncate_after)
+        world = World(rho, tokens, saved["queries"], saved["losses"], how)
+    if cfg.query_max + cfg.response > rho.shape["context"]:
+        raise Complaint(f"{path} reads {rho.shape['context']} tokens: fewer than --query_max and "
+                        f"--response together, {cfg.query_max + cfg.response}")
+    return world
 
 
-def collect_labels(cfg, rho, tokens, cut, queries, path):
-    """Step 1: four samples of rho for each query, and which of them a labeler likes best."""
+def ask(cfg, world, model, n, rng):
+    """Step 1: four samples of the model for each of n queries, and which of them a labeler likes
+    best: n comparisons, those of one query side by side."""
+    decode, questions = world.tokens.decode, []
+    picked = reward.pick(world.queries["reward"], n, again=True)
+    groups = ((x, responses(model, x.to(cfg.device), 4, decode, *world.how))
+              for x in picked.values())
+    for x, texts in watch("labels", groups, len(picked), lambda group: f"{len(group[0])} queries"):
+        questions += zip(map(decode, x.tolist()), texts)
+    order, seen = rng.permutation(len(questions)), {}
+    questions = [questions[i] for i in order]
+    questions.sort(key=lambda question: seen.setdefault(question[0], len(seen)))
+    p = stories.choice_probabilities(cfg.task, [texts for _, texts in questions])
+    best = stories.choose(p, rng)[:, 0]
+    return [reward.Comparison(query, texts, int(b)) for (query, texts), b in zip(questions, best)]
+
+
+def collect_labels(cfg, world, path):
+    """The comparisons to train r on, and the held-out ones: a fifth as many, of other queries."""
     if cfg.labels:
         gpt.write_whole(path, lambda name: Path(name).write_bytes(Path(cfg.labels).read_bytes()))
         return
-    rng, questions = np.random.default_rng([cfg.seed, 1]), []
-    picked = pick(queries, cfg.n_labels + cfg.n_labels // 5, again=True)
-    groups = ((x, sample_finished(rho, x.to(cfg.device).repeat_interleave(4, dim=0), cfg.response,
-                                   cfg.temperature, cut))
-              for x in picked.values())
-    for x, (y, length) in watch("labels", groups, len(picked), lambda g: f"{len(g[0])} queries"):
-        texts = [tokens.decode(ids[:n]) for ids, n in zip(y.tolist(), length.tolist())]
-        questions += [(tokens.decode(q), texts[4 * i:4 * i + 4]) for i, q in enumerate(x.tolist())]
-    order = rng.permutation(len(questions))
-    questions = [questions[i] for i in order]
-    seen = {}                               # one query's questions side by side: held out together
-    questions.sort(key=lambda question: seen.setdefault(question[0], len(seen)))
-    p = stories.choice_probabilities(cfg.task, [samples for _, samples in questions])
-    best = stories.choose(p, rng)[:, 0]
-    lines = [reward.to_line(reward.Comparison(q, s, int(b))) for (q, s), b in zip(questions, best)]
-    gpt.write_whole(path, lambda name: Path(name).write_text("".join(lines), "utf-8"))
+    comparisons = ask(cfg, world, world.rho, cfg.n_labels + cfg.n_labels // 5,
+                      np.random.default_rng([cfg.seed, 1]))
+    lines = "".join(map(reward.to_line, comparisons))
+    gpt.write_whole(path, lambda name: Path(name).write_text(lines, "utf-8"))
 
 
-def train_reward_model(cfg, rho, tokens, cut, comparisons, queries, path):
-    """Step 2: r, of mean 0 and variance 1 on samples of rho after its one epoch (section 2), and
-    before it, so that training starts at that scale (released code)."""
-    r = reward.RewardModel(rho)
-    samples, lengths = [], []
-    for x in pick(queries, 1024).values():
-        x = x.to(cfg.device)
-        y, _, _ = gpt.sample(rho, x, cfg.response, cfg.temperature)
-        lengths.append(x.size(1) + cut(y)[0])
-        samples.append(F.pad(torch.cat([x, y], dim=1), (0, cfg.query_max - x.size(1))))
-    samples, lengths = torch.cat(samples), torch.cat(lengths)
-    reward.normalise(r, samples, lengths)
-    data, length = reward.to_tokens(comparisons, tokens.encode, rho.shape["context"])
-    best = torch.tensor([c.best for c in comparisons])
-    steps = reward.train_reward(r, data, length, best, lr=cfg.reward_lr,
-                                batch_size=cfg.reward_batch)
-    for _ in watch("reward_model", steps, -(-len(best) // cfg.reward_batch), "loss {:.3f}".format):
-        pass
-    reward.normalise(r, samples, lengths)
-    gpt.write_whole(path, lambda name: torch.save(r.state_dict(), name))
+def level_of(cfg, world):
+    """The samples of rho on which r has mean 0 and variance 1."""
+    return reward.samples_of(world.rho, reward.pick(world.queries["reward"], 1024), *world.how)
 
 
-def load_onto(module, path, device):
-    """The module with the weights that were saved at path."""
-    return fit_weights(module, gpt.load_saved(path, device), path).to(device)
+def fit_reward(cfg, world, comparisons):
+    """Step 2: r."""
+    return reward.fit_reward(world.rho, comparisons, world.tokens.encode, level_of(cfg, world),
+                             lr=cfg.reward_lr, batch_size=cfg.reward_batch)
 
 
-def fit_weights(module, weights, path):
-    try:
-        module.load_state_dict(weights)
-    except (RuntimeError, TypeError):
-        raise Complaint(f"{path} does not fit the model; delete it to have it made again") from None
-    return module
+def train_reward_model(cfg, world, train, path):
+    """The r that pi starts with. Where pi is paid by the true score it sees one batch, unasked."""
+    lessons = {"reviews": reward.reviews(cfg.n_labels, random.Random(cfg.seed)),
+               "true": train[:cfg.reward_batch]}
+    r = fit_reward(cfg, world, lessons.get(cfg.reward.lstrip("-"), train))
+    save(path, reward=r.state_dict())
 
 
-def train_policy(cfg, rho, score, cut, queries, path):
-    """Step 3: pi, by PPO against r with the KL to rho priced; a line of metrics for each update."""
-    pi = Policy(rho)
-    updates = ppo(pi, rho, score, draw_from(queries, cfg.device), cut=cut, episodes=cfg.episodes,
-                  batch_size=cfg.batch, response=cfg.response, temperature=cfg.temperature,
-                  lr=cfg.lr, epochs=cfg.epochs, minibatches=cfg.minibatches, clip=cfg.clip,
-                  lam=cfg.lam, vf_coef=cfg.vf_coef, whiten_rewards=cfg.whiten_rewards,
-                  beta=cfg.beta, kl_target=cfg.kl_target or None, K=cfg.K)
+def load_policy(cfg, world, path):
+    """pi and r from the file that train_policy wrote."""
+    return (load(path, "policy", Policy(world.rho)),
+            load(path, "reward", reward.RewardModel(world.rho)))
+
+
+def rewards(cfg, world, r, held_out):
+    """Two functions (x, y) -> (B,): score, what pi is paid, and true, the labelers' mean score, in
+    deviations from its mean over the samples of rho that are held out; -1 without a period."""
+    opinion, sign = stories.TASKS[cfg.task][0], -1 if cfg.reward.startswith("-") else 1
+    known = np.array([opinion(text).mean() for c in held_out for text in c.samples])
+
+    def true(x, y, sign=1):
+        length, found = world.how[2](y)
+        liked = np.array([opinion(world.tokens.decode(ids[:n])).mean()
+                          for ids, n in zip(y.tolist(), length.tolist())])
+        liked = torch.tensor(sign * (liked - known.mean()) / (known.std() or 1))
+        return torch.where(found, liked.to(y.device, torch.float32), -1.0)
+    if cfg.reward.endswith("true"):
+        return partial(true, sign=sign), true
+    return period_rule(lambda tokens, length: sign * r(tokens, length), world.how[2]), true
+
+
+def learn_along(cfg, world, r, pi, train, held_out, updates):
+    """What becomes of r while pi learns: changed in place, and told of, after each update of pi.
+
+    --online (2.3): labelers compare samples of pi, and r is trained anew, from rho, on all labels
+    so far. --shared (4.2): see reward.on_one_trunk."""
+    rng = np.random.default_rng([cfg.seed, 3])
+    if cfg.shared:
+        lessons, exam = (reward.to_tokens(c, world.tokens.encode, world.rho.shape["context"])
+                         for c in (train, held_out[:512]))
+        yield from reward.on_one_trunk(
+            r, pi, lessons, exam, level_of(cfg, world), lr=cfg.lr, steps=cfg.epochs,
+            batch_size=cfg.reward_batch, updates=updates)
+    for n in range(1, updates + 1):
+        if n < updates and n * cfg.online // updates > (n - 1) * cfg.online // updates:
+            wanted = reward.labels_wanted(n / updates, cfg.n_labels // 4, cfg.n_labels)
+            train = train + ask(cfg, world, pi.trunk, wanted - len(train), rng)
+            r.load_state_dict(fit_reward(cfg, world, train).state_dict())
+        yield {"labels": len(train)}
+
+
+def train_policy(cfg, world, r, train, held_out, path):
+    """Step 3: pi, by PPO against the reward with the KL to rho priced; a line of metrics for each
+    update. r is saved with it, as it is at the end."""
+    pi, (score, true), liked = Policy(world.rho), rewards(cfg, world, r, held_out), []
+
+    def observed(x, y):
+        liked.append(true(x, y).mean().item())
+        return score(x, y)
+    updates = ppo(pi, world.rho, observed, reward.draw_from(world.queries["policy"], cfg.device),
+                  cut=world.how[2], episodes=cfg.episodes, batch_size=cfg.batch,
+                  response=cfg.response, temperature=cfg.temperature, lr=cfg.lr,
+                  epochs=cfg.epochs, minibatches=cfg.minibatches, clip=cfg.clip, lam=cfg.lam,
+                  vf_coef=cfg.vf_coef, whiten_rewards=cfg.whiten_rewards, beta=cfg.beta,
+                  kl_target=cfg.kl_target or None, K=cfg.K)
     show = "r {score:+.2f} | kl {kl:.2f} | beta {beta:.3f} | clip {clip_fraction:.1%}"
+    total = -(-cfg.episodes // cfg.batch)
     with open(os.path.join(cfg.out, "metrics.jsonl"), "w") as file:
-        total = -(-cfg.episodes // cfg.batch)
-        for seen in watch("policy", updates, total, lambda seen: show.format(**seen)):
-            file.write(json.dumps(seen) + "\n")
+        for seen, told in zip(watch("policy", updates, total, lambda seen: show.format(**seen)),
+                              learn_along(cfg, world, r, pi, train, held_out, total)):
+            file.write(json.dumps({**seen, "true": liked[-1], **told}) + "\n")
             file.flush()
-    gpt.write_whole(path, lambda name: torch.save(pi.state_dict(), name))
+    save(path, policy=pi.state_dict(), reward=r.state_dict())
 
 
-def evaluate(cfg, rho, r, pi, tokens, cut, parts, queries, train, held_out, path):
+def evaluate(cfg, world, r, pi, train, held_out, path):
     """Everything held out, beside its limit; samples.txt, figure.png and results.json."""
     log = [json.loads(line) for line in open(os.path.join(cfg.out, "metrics.jsonl"))]
+    score, true = rewards(cfg, world, r, held_out)
+    other = load_policy(cfg, world, cfg.against)[0] if cfg.against else None
     results = {"task": cfg.task, "seed": cfg.seed, "config": asdict(cfg), **figures.results(
-        cfg, rho, r, pi, tokens, cut, parts, queries, train, held_out, log)}
-    samples = figures.samples(cfg, rho, r, pi, tokens, cut, queries)
+        cfg, world, r, pi, other, score, true, train, held_out, log)}
+    samples = figures.samples(cfg, world, score, pi)
     gpt.write_whole(os.path.join(cfg.out, "samples.txt"),
                     lambda name: Path(name).write_text(samples, "utf-8"))
-    gpt.write_whole(os.path.join(cfg.out, "figure.png"),
-                    lambda name: figures.draw(results, log, name))
+    figures.draw(figures.RUN, {"": [figures.told(results, log, samples, {})]},
+                 os.path.join(cfg.out, "figure.png"))
     write_json(path, results)
 
 
@@ -318,35 +389,29 @@ def run(cfg):
     """rho, steps 1 to 3 of section 2 and the evaluation, each kept in the run's folder."""
     os.makedirs(cfg.out, exist_ok=True)
     print(f"{cfg.task}, seed {cfg.seed}, on {cfg.device}, into {cfg.out}")
-    seconds, parts = {}, read_passages(cfg)
+    seconds = {}
 
-    (rho, tokens), seconds["language_model"] = stage(
-        cfg, "language_model", "rho.pt", lambda path: train_language_model(cfg, parts, path),
-        lambda path: load_gpt(path, cfg.device))
-    queries = all_queries(cfg, parts, tokens)
-    cut = cut_at(tokens.period, cfg.truncate_after)
+    world, seconds["language_model"] = stage(
+        cfg, "language_model", "rho.pt", lambda path: train_language_model(cfg, path),
+        lambda path: load_world(cfg, path))
 
     (train, held_out), seconds["labels"] = stage(
-        cfg, "labels", "labels.jsonl",
-        lambda path: collect_labels(cfg, rho, tokens, cut, queries["reward"], path),
+        cfg, "labels", "labels.jsonl", lambda path: collect_labels(cfg, world, path),
         reward.split_labels)
+    train = train[:cfg.n_labels // 4 if cfg.online else cfg.n_labels]
 
     r, seconds["reward_model"] = stage(
-        cfg, "reward_model", "reward.pt",
-        lambda path: train_reward_model(cfg, rho, tokens, cut, train, queries["reward"], path),
-        lambda path: load_onto(reward.RewardModel(rho), path, cfg.device))
-    score = period_rule(r, cut)
+        cfg, "reward_model", "reward.pt", lambda path: train_reward_model(cfg, world, train, path),
+        lambda path: load(path, "reward", reward.RewardModel(world.rho)))
 
-    pi, seconds["policy"] = stage(
+    (pi, r), seconds["policy"] = stage(
         cfg, "policy", "policy.pt",
-        lambda path: train_policy(cfg, rho, score, cut, queries["policy"], path),
-        lambda path: load_onto(Policy(rho), path, cfg.device))
+        lambda path: train_policy(cfg, world, r, train, held_out, path),
+        lambda path: load_policy(cfg, world, path))
 
     results, seconds["evaluation"] = stage(
         cfg, "evaluation", "results.json",
-        lambda path: evaluate(cfg, rho, r, pi, tokens, cut, parts, queries["evaluation"],
-                              train, held_out, path),
-        read_json)
+        lambda path: evaluate(cfg, world, r, pi, train, held_out, path), read_json)
     results["seconds"] = seconds
     results["policy"]["episodes_per_second"] = results["policy"]["episodes"] / seconds["policy"]
     write_json(os.path.join(cfg.out, "results.json"), results)
@@ -357,23 +422,24 @@ def run(cfg):
 
 def sample_command(cfg, prompt):
     """Zero-shot and fine-tuned continuations of a prompt, side by side, as the run made them."""
-    stages = read_note(os.path.join(cfg.out, "config.json"))["stages"]
+    stages = read_note(cfg.out)["stages"]
     if "policy" not in stages:
         raise Complaint(f"{cfg.out} holds no finished policy; run rlhf.py first, or give its --out")
     made = stages["policy"]["settings"]
-    cfg = replace(cfg, **{key: made[key] for key in ("response", "temperature", "truncate_after")})
-    rho, tokens = load_gpt(os.path.join(cfg.out, "rho.pt"), cfg.device)
-    pi = load_onto(Policy(rho), os.path.join(cfg.out, "policy.pt"), cfg.device)
-    x = torch.tensor([tokens.encode(prompt)], device=cfg.device)
-    room = rho.shape["context"] - cfg.response
+    names = "response", "temperature", "truncate_after", "query_max"
+    cfg = replace(cfg, **{key: made[key] for key in names})
+    world = load_world(cfg, os.path.join(cfg.out, "rho.pt"))
+    pi, r = load_policy(cfg, world, os.path.join(cfg.out, "policy.pt"))
+    x = torch.tensor([world.tokens.encode(prompt)], device=cfg.device)
+    room = world.rho.shape["context"] - cfg.response
     if x.size(1) > room or not prompt.strip():
         raise Complaint(f"--prompt has {x.size(1)} tokens, but must have 1 to {room}")
     torch.manual_seed(cfg.seed)
-    for name, model in (("zero-shot", rho), ("fine-tuned", pi.trunk)):
-        y, length = sample_finished(model, x.expand(3, -1), cfg.response, cfg.temperature,
-                                    cut_at(tokens.period, cfg.truncate_after))
-        for ids, n in zip(y, length):
-            print(f"{name:<11} {tokens.decode(ids[:n])}")
+    score = period_rule(r, world.how[2])
+    for name, model in (("zero-shot", world.rho), ("fine-tuned", pi.trunk)):
+        for line in continued(model, world.rho, score, x.expand(3, -1), world.tokens.decode,
+                              *world.how):
+            print(f"{name:<11} {line}")
 
 
 def read_options(argv):
@@ -387,10 +453,7 @@ def read_options(argv):
         groups[f.metadata["stage"]].add_argument(
             f"--{f.name}", type=f.type, metavar=f.type.__name__,
             help=f"{f.metadata['help']} (here: {f.default!r})")
-    argv = list(sys.argv[1:] if argv is None else argv)
     command = argv.pop(0) if argv and not argv[0].startswith("-") else "run"
-    if command not in ("run", "sample"):
-        raise Complaint(f"{command!r} is not a command: give sample, or none for the whole run")
     given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
     quick, prompt = given.pop("quick"), given.pop("prompt")
     cfg = replace(Config(), **{**(QUICK if quick else {}), **given})
@@ -407,9 +470,12 @@ def check(cfg):
             raise Complaint(f"--{name} is {getattr(cfg, name)!r}, but must be {what}")
     need(cfg.task in stories.TASKS, "task", " or ".join(stories.TASKS))
     need(cfg.device in ["", *gpt.devices()], "device", f"present: {' or '.join(gpt.devices())}")
-    may_be_0 = ("seed", "kl_target", "truncate_after", "beta", "K", "vf_coef", "whiten_rewards")
+    need(cfg.reward.removeprefix("-") in ("learned", "true", "reviews"), "reward",
+         "learned, true or reviews, perhaps with a minus in front")
+    may_be_0 = ("seed", "kl_target", "truncate_after", "K", "vf_coef", "whiten_rewards", "online",
+                "shared", "supervised_lr", "optimum_queries")
     for f in fields(cfg):
-        if f.type in (int, float):
+        if f.type in (int, float) and f.name != "beta":
             value = getattr(cfg, f.name)
             enough = value >= 0 if f.name in may_be_0 else value > 0
             need(enough and math.isfinite(value), f.name,
@@ -422,14 +488,19 @@ def check(cfg):
     need(cfg.share < 1 / 3, "share", "below a third, so that something is left for rho")
     need(cfg.minibatches <= cfg.batch, "minibatches", f"at most --batch, {cfg.batch}")
     need(cfg.n_labels >= 5, "n_labels", "at least 5")
-    need(cfg.beta > 0 or not cfg.kl_target, "beta", "above 0, unless --kl_target is 0")
+    need(math.isfinite(cfg.beta) and (cfg.beta or not cfg.kl_target), "beta",
+         "a number, and not 0 unless --kl_target is")
     if cfg.labels:
         reward.split_labels(cfg.labels)
 
 
 def main(argv=None):
     """Run a command; 0, or 2 after one sentence on what the user can mend."""
+    argv = list(sys.argv[1:] if argv is None else argv)
     try:
+        if argv and argv[0] not in ("run", "sample") and not argv[0].startswith("-"):
+            figures.command(argv)
+            return 0
         command, prompt, cfg = read_options(argv)
         if command == "sample":
             sample_command(cfg, prompt)

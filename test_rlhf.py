@@ -17,6 +17,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import figures
 import gpt
 import ppo
 import reward
@@ -342,6 +343,51 @@ def test_reward_model_learns_what_is_liked(model):
     assert losses[0] > 1 and seen["accuracy"] > 0.95 and seen["loss"] < 0.2
 
 
+def test_one_option_is_a_logistic_regression(model):
+    # Against the score 0: a loss of log(1 + e^-s) for "yes" and log(1 + e^s) for "no".
+    torch.manual_seed(0)
+    r = reward.RewardModel(model)
+    tokens, length = tokens_of(2, 6)[:, None], torch.full((2, 1), 6)
+    no, yes = r(tokens[:, 0], length[:, 0]).tolist()
+    by_hand = (math.log(1 + math.exp(no)) + math.log(1 + math.exp(-yes))) / 2
+    loss = next(reward.train_reward(r, tokens, length, torch.tensor([0, 1]), lr=0.1, batch_size=2))
+    assert loss == pytest.approx(by_hand, abs=1e-5)
+
+
+def test_reviews_are_another_domain_and_can_be_told_apart():
+    reviews = reward.reviews(2000, random.Random(0))
+    assert 0.4 < sum(c.best for c in reviews) / 2000 < 0.6
+    words = lambda texts: set(re.findall("[a-z]+", " ".join(texts).lower()))
+    said, told = words(c.query for c in reviews), words(passages(2000))
+    assert {"recommend", "refund", "excellent"} <= said - told and {"joy", "grief"} <= told - said
+    assert {"lovely", "awful"} <= said & told, "what can be carried over"
+    torch.manual_seed(0)
+    tokens = gpt.Tokens(gpt.learn_bpe(" ".join(passages(300)), 600))
+    r = reward.RewardModel(gpt.GPT(600, 64, 1, 2, 32))
+    data, length, best = reward.to_tokens(reviews, tokens.encode, 64)
+    for _ in reward.train_reward(r, data[:1600], length[:1600], best[:1600], lr=5e-3, batch_size=16):
+        pass
+    liked = r(data[1600:, 0], length[1600:, 0]) > 0
+    assert (liked == best[1600:]).float().mean().item() > 0.9
+
+
+def test_the_schedule_of_labels_by_hand():
+    # 2.3 with N0 = 1000 and N = 5000: at half the episodes 1000 + 4000 (1 - 1/4) = 4000.
+    assert [reward.labels_wanted(n, 1000, 5000) for n in (0, 0.5, 1)] == [1000, 4000, 5000]
+
+
+def test_on_one_trunk_r_reads_and_trains_the_policy(model):
+    torch.manual_seed(0)
+    pi, r = ppo.Policy(model), reward.RewardModel(model)
+    lessons = tokens_of(64, 6).view(16, 4, 6), torch.full((16, 4), 6), torch.randint(4, (16,))
+    before = pi.trunk.wte.weight.clone()
+    told = list(reward.on_one_trunk(r, pi, lessons, lessons, (tokens_of(32, 6), torch.full((32,), 6)),
+                                    lr=1e-3, batch_size=4, steps=2, updates=8))
+    assert r.trunk is pi.trunk and not torch.equal(before, pi.trunk.wte.weight)
+    assert len(told) == 8 and [n for n, m in enumerate(told, 1) if "held_out_loss" in m] == [8]
+    assert told[-1]["reward_loss"] < told[0]["reward_loss"]
+
+
 def test_comparisons_survive_their_file(tmp_path):
     c = reward.Comparison("Zoë slept.", ["one.", "two \"2\".", "three\n\u2028li\x85nes.", "f."], 2)
     path = tmp_path / "labels.jsonl"
@@ -465,24 +511,24 @@ def test_truncation_by_hand():
 
 def test_queries_start_and_end_with_a_sentence_and_never_overlap():
     tokens = gpt.Tokens(gpt.learn_bpe(" ".join(passages(300)), 1200))
-    taken, texts = set(), []
-    for part in (0, 1, 2):
-        queries = ppo.cut_queries(passages(50, seed=part), tokens, 12, 24, taken)
+    texts = []
+    parts = {part: passages(50, seed=part) for part in (0, 1, 2)}
+    for queries in reward.cut_queries(parts, tokens, 12, 24).values():
         for length, x in queries.items():
             assert x.shape[1] == length and 12 <= length <= 24
             assert (x[:, -1] == tokens.period).all()
             texts += [tokens.decode(q) for q in x.tolist()]
     assert len(texts) > 500 and len(set(texts)) == len(texts)
     assert all(text[0].isupper() and text[-1] == "." for text in texts)
-    assert len(taken) == len(texts)
 
 
 def test_no_query_is_asked_twice_or_stands_in_what_rho_has_read():
     cfg = rlhf.Config(passages=600)
     parts = rlhf.read_passages(cfg)
     tokens = gpt.Tokens(gpt.learn_bpe(" ".join(parts["train"]), 1200))
-    queries = rlhf.all_queries(cfg, parts, tokens)
-    assert set(queries) == {"reward", "policy", "evaluation"}
+    queries = reward.cut_queries(parts, tokens, cfg.query_min, cfg.query_max)
+    assert list(queries) == ["train", "evaluation", "reward", "policy"]
+    del queries["train"]
     texts = [tokens.decode(q) for part in queries.values() for x in part.values()
              for q in x.tolist()]
     assert len(texts) > 500 and len(set(texts)) == len(texts)
@@ -494,14 +540,14 @@ def test_no_query_is_asked_twice_or_stands_in_what_rho_has_read():
 def test_every_length_is_drawn_as_often_as_it_occurs():
     torch.manual_seed(0)
     queries = {3: torch.zeros(300, 3), 5: torch.zeros(100, 5)}
-    draw = ppo.draw_from(queries, "cpu")
+    draw = reward.draw_from(queries, "cpu")
     lengths = [draw(2).size(1) for _ in range(2000)]
     assert lengths.count(3) / 2000 == pytest.approx(0.75, abs=0.04)
-    picked = ppo.pick(queries, 40)
+    picked = reward.pick(queries, 40)
     assert sum(map(len, picked.values())) == 40 and 20 <= len(picked[3]) <= 38
     one_each = {2: torch.tensor([[0, 0], [1, 1]]), 3: torch.tensor([[2, 2, 2]])}
-    assert sum(map(len, ppo.pick(one_each, 7).values())) == 3
-    often = ppo.pick(one_each, 7, again=True)
+    assert sum(map(len, reward.pick(one_each, 7).values())) == 3
+    often = reward.pick(one_each, 7, again=True)
     assert sorted(x[0] for part in often.values() for x in part.tolist()) in (
         [0, 0, 0, 1, 1, 2, 2], [0, 0, 1, 1, 1, 2, 2], [0, 0, 1, 1, 2, 2, 2])
 
@@ -599,8 +645,8 @@ def test_kl_is_that_of_the_response_as_it_is_cut(model):
     batch = again(lambda: ppo.rollout(pi, model, score, cut_at_lengths, x, 8, 0.7))
     log_ratio = batch.logp - batch.logp_rho
     by_hand = sum(log_ratio[i, :n].sum().item() for i, n in enumerate(LENGTHS)) / 64
-    mean, kl = again(lambda: ppo.measure(pi.trunk, model, score, cut_at_lengths, {5: x}, 8, 0.7))
-    assert kl == pytest.approx(by_hand, abs=1e-4) and mean == batch.score.mean()
+    mean, kl = again(lambda: ppo.measure(pi.trunk, model, score, {5: x}, 8, 0.7, cut_at_lengths))
+    assert kl == pytest.approx(by_hand, abs=1e-4) and mean == pytest.approx(batch.score.mean().item())
     seen = again(lambda: next(ppo.ppo(pi, model, score, lambda B: x, cut=cut_at_lengths,
                                       episodes=64, batch_size=64, response=8, temperature=0.7,
                                       lr=1e-4)))
@@ -743,7 +789,7 @@ def test_beyond_what_was_sampled_the_optimum_is_unknown(a_run, tmp_path, capsys)
     for p in a_run.iterdir():
         (tmp_path / p.name).write_bytes(p.read_bytes())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rlhf.figures, "measure", lambda *a: (1.0, 9.0))      # log 16 = 2.8 at most
+        patch.setattr(rlhf.figures, "measure", lambda *a: ([1.0, 1.0], 9.0))      # log 16 = 2.8 at most
         assert rlhf.main(TINY + ["--out", str(tmp_path), "--evaluations", "23"]) == 0
     assert results_of(tmp_path)[0]["policy"]["optimal_reward"] is None
     assert "beyond what was sampled" in capsys.readouterr().out
@@ -754,6 +800,48 @@ def test_labels_from_a_file(a_run, tmp_path):
     results, _ = results_of(tmp_path)
     assert results["labels"]["source"].endswith("labels.jsonl")
     assert results["reward_model"]["best_accuracy"] is None
+
+
+def test_the_true_reward_is_the_labelers_mean_score():
+    held_out = [reward.Comparison("q", ["good.", "bad.", "one.", "two."], 0)]
+    scores = [stories.sentiment(text).mean() for text in held_out[0].samples]
+    texts = {1: "good.", 2: "bad.", 3: "good"}
+    tokens = type("T", (), {"decode": staticmethod(lambda ids: texts[ids[0]])})
+    cut = lambda y: (torch.ones(len(y), dtype=torch.long), y[:, 0] != 3)     # 3 has no period
+    world = rlhf.World(None, tokens, None, None, (1, 1.0, cut))
+    x = y = torch.tensor([[1], [2], [3]])
+    z = (np.array(scores[:2]) - np.mean(scores)) / np.std(scores)
+    for name, sign in (("true", 1), ("-true", -1)):
+        score, true = rlhf.rewards(rlhf.Config(reward=name), world, None, held_out)
+        assert true(x, y).tolist() == pytest.approx([*z, -1], abs=1e-5)
+        assert score(x, y).tolist() == pytest.approx([*(sign * z), -1], abs=1e-5)
+
+
+def test_a_run_on_anothers_language_model_and_against_its_policy(a_run, tmp_path):
+    given = ["--model", str(a_run / "rho.pt"), "--labels", str(a_run / "labels.jsonl"),
+             "--against", str(a_run / "policy.pt"), "--n_labels", "40", "--seed", "1"]
+    assert rlhf.main(TINY + given + ["--out", str(tmp_path), "--reward", "reviews"]) == 0
+    assert (tmp_path / "rho.pt").read_bytes() == (a_run / "rho.pt").read_bytes()
+    results, _ = results_of(tmp_path)
+    assert results["labels"]["n"] == 40 and 0 <= results["win_rate"]["against"]["mean"] <= 1
+
+
+def test_online_labels_follow_the_schedule(a_run, tmp_path):
+    model = ["--model", str(a_run / "rho.pt"), "--episodes", "256", "--online", "2"]
+    assert rlhf.main(TINY + model + ["--out", str(tmp_path)]) == 0
+    log = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [m["labels"] for m in log] == [15, 49, 49, 49], "60 / 4, then at half l = 15 + 45 (3 / 4)"
+    first, last = (torch.load(tmp_path / name, weights_only=True)["reward"]["head.weight"]
+                   for name in ("reward.pt", "policy.pt"))
+    assert not torch.equal(first, last)
+
+
+def test_r_and_pi_on_one_trunk(a_run, tmp_path):
+    model = ["--model", str(a_run / "rho.pt"), "--shared", "1"]
+    assert rlhf.main(TINY + model + ["--out", str(tmp_path)]) == 0
+    saved = torch.load(tmp_path / "policy.pt", weights_only=True)
+    for name in ("wte.weight", "h.0.mlp.c_fc.weight"):
+        assert torch.equal(saved["policy"]["trunk." + name], saved["reward"]["trunk." + name])
 
 
 def test_sample_command(a_run, capsys):
@@ -782,7 +870,7 @@ def test_every_option_is_read_somewhere():
     (["--lr", "-1"], "--lr is -1.0, but must be above 0"),
     (["--lr", "nan"], "--lr is nan"),
     (["--seed", str(10 ** 20)], "but must be below 4294967296"),
-    (["--beta", "0"], "--beta is 0.0, but must be above 0, unless --kl_target is 0"),
+    (["--beta", "0"], "--beta is 0.0, but must be a number, and not 0 unless --kl_target is"),
     (["--width", "130"], "--width is 130"),
     (["--truncate_after", "24"], "--truncate_after is 24"),
     (["--query_min", "30"], "--query_min is 30")])
@@ -853,3 +941,61 @@ def test_help_explains_every_option(capsys):
         rlhf.main(["--help"])
     said = capsys.readouterr().out
     assert all(f"--{f.name} " in said for f in dataclasses.fields(rlhf.Config))
+
+
+# --- figures.py -----------------------------------------------------------------------------------
+
+PLAN = figures.plan()
+
+
+def test_a_series_is_a_run_for_each_value_and_seed():
+    plan = {"common": {"task": "sentiment", "lr": 1.0}, "world": {"lr": 2.0}}
+    assert figures.expand({"kl_target": [1, 2], "seeds": 2}, plan) == [
+        {"task": "sentiment", "lr": 1.0, "kl_target": k, "seed": s} for k in (1, 2) for s in (0, 1)]
+    assert figures.expand({"world": True}, plan) == [{"task": "sentiment", "lr": 2.0, "seed": 0}]
+    assert figures.expand({"alone": True, "task": "a"}, plan) == [{"task": "a", "seed": 0}]
+
+
+@pytest.mark.parametrize("title", figures.titles(PLAN))
+def test_every_experiment_is_a_run_that_rlhf_accepts(title):
+    for options in PLAN[title]["series"].values():
+        for run in figures.expand(options, PLAN):
+            flags = [f"--{key}={value}" for key, value in run.items()]
+            assert rlhf.read_options(flags)[0] == "run"
+            for other, _ in figures.needs(run, PLAN).values():
+                assert other != run
+    for panel in PLAN[title]["panels"]:
+        assert {"title", "xlabel"} <= set(panel)
+
+
+def test_an_experiment_in_miniature(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert rlhf.main(["table", "9", "--quick"]) == 0
+    home = tmp_path / "out" / "figures-quick"
+    first = json.loads((home / "table_9.json").read_text())
+    assert set(first["series"]) == {"sentiment", "descriptiveness"}
+    run = first["series"]["sentiment"][0]
+    assert 0 < run["numbers"]["labels.agreement"] < 1 and run["settings"]["seed"] == 0
+    age = {p: p.stat().st_mtime_ns for p in home.glob("*/policy.pt")}
+    (home / "table_9.png").unlink()
+    assert rlhf.main(["table", "9", "--quick"]) == 0, "a finished run is not run again"
+    assert len(age) == 2 and age == {p: p.stat().st_mtime_ns for p in home.glob("*/policy.pt")}
+    assert json.loads((home / "table_9.json").read_text()) == first
+    (home / "table_9.png").unlink()
+    assert rlhf.main(["table", "9", "--quick", "--redraw"]) == 0
+    assert (home / "table_9.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_what_is_not_a_figure_is_one_sentence(capsys):
+    assert rlhf.main(["figure", "7"]) == 2
+    assert "'figure 7' is not a command" in capsys.readouterr().err
+
+
+def test_numbers_are_filled_in_from_the_results(tmp_path):
+    runs = [{"settings": {"seed": s, "kl_target": 3}, "numbers": {"policy.kl": k, "win": 50.0 + k}}
+            for s, k in enumerate((1.0, 3.0))]
+    (tmp_path / "figure_9.json").write_text(json.dumps({"series": {"direct RL": runs}}))
+    fill = lambda text: figures.rendered(text, tmp_path)
+    assert fill("a {{figure 9 | direct RL | policy.kl}} b") == "a 2.00 ± 1.41 b"
+    assert fill("{{figure 9 | direct RL | win}}") == "52.0 ± 1.4"
+    assert fill("{{figure 9 | direct RL | policy.kl | seed=1}}") == "3.00"
