@@ -30,7 +30,7 @@ import torch
 import gpt
 import stories
 from gpt import Complaint
-from ppo import continued, frontier, measure, responses
+from ppo import frontier, measure, responses, side_by_side
 from reward import judge, pick, supervised, to_tokens
 
 matplotlib.use("Agg")    # draw into files, with or without a screen
@@ -130,49 +130,35 @@ def samples(cfg, world, score, pi):
     """The same 40 queries continued by rho and by pi, as one text."""
     blocks = []
     for x in pick(world.queries["evaluation"], 40).values():
-        x = x.to(cfg.device)
-        sides = [continued(model, world.rho, score, x, world.tokens.decode, *world.how)
-                 for model in (world.rho, pi.trunk)]
-        blocks += [f"query       {world.tokens.decode(q)}\nzero-shot   {a}\nfine-tuned  {b}"
-                   for q, a, b in zip(x.tolist(), *sides)]
+        blocks += side_by_side(world.rho, pi.trunk, score, x.to(cfg.device), world.tokens.decode,
+                               *world.how)
     return "\n\n".join(blocks[i] for i in torch.randperm(len(blocks))) + "\n"
 
 
 def table(results):
     """The results as a person reads them at the end of a run."""
-    lm, r, p = (results[key] for key in ("language_model", "reward_model", "policy"))
-    best = "" if r["best_loss"] is None else (f"best possible {r['best_accuracy']:.3f}, "
-                                              f"{r['best_loss']:.3f}")
+    lm, r, p, t = (results[key] for key in ("language_model", "reward_model", "policy", "seconds"))
+    best = r["best_loss"] and f"best possible {r['best_accuracy']:.3f}, {r['best_loss']:.3f}"
+    optimum = "beyond what was sampled" if p["optimal_reward"] is None else (
+        f"{p['optimal_reward']:+.2f}")
     rows = [("language model", f"loss {lm['loss']:.3f}", f"unigram {lm['unigram_loss']:.3f}"),
-            ("reward model", f"accuracy {r['accuracy']:.3f}, loss {r['loss']:.3f}", best),
-            ("KL(pi, rho)", f"{p['kl']:.2f}",
-             f"target {p['kl_target']:.2f}" if p["kl_target"] else "beta was fixed"),
-            ("reward of pi", f"{p['reward']:+.2f}", f"zero-shot {p['zero_shot_reward']:+.2f}, "
-             "optimum at this KL " + ("beyond what was sampled" if p["optimal_reward"] is None else
-                                      f"{p['optimal_reward']:+.2f}"))]
-    rows += [(f"win rate, {key}", f"{w['mean']:.1%}", f"+/- {w['stderr']:.1%} of {w['n']}")
-             for key, w in results["win_rate"].items()]
-    rows += [("seconds", f"{sum(results['seconds'].values()):.0f}",
-              ", ".join(f"{k} {v:.0f}" for k, v in results["seconds"].items()))]
+            ("reward model", f"accuracy {r['accuracy']:.3f}, loss {r['loss']:.3f}", best or ""),
+            ("KL(pi, rho)", f"{p['kl']:.2f}", f"target {p['kl_target'] or 'none'}"),
+            ("reward of pi", f"{p['reward']:+.2f}",
+             f"zero-shot {p['zero_shot_reward']:+.2f}, optimum at this KL {optimum}"),
+            *((f"win rate, {key}", f"{w['mean']:.1%}", f"+/- {w['stderr']:.1%} of {w['n']}")
+              for key, w in results["win_rate"].items()),
+            ("seconds", f"{sum(t.values()):.0f}", ", ".join(f"{k} {v:.0f}" for k, v in t.items()))]
     return "\n".join(f"{a:<34}{b:<30}{c}" for a, b, c in rows)
 
 
 # --- pictures -------------------------------------------------------------------------------------
 
-EPISODES, NATS = "episodes", "KL(pi, rho), nats per response"
-RUN = [dict(title="reward", x="episode", y=["score", "true"], xlabel=EPISODES,
-            ylabel="standard deviations over rho"),
-       dict(title="how far from rho", x="episode", y=["kl"], xlabel=EPISODES, ylabel=NATS),
-       dict(title="beta, the price of a nat", x="episode", y=["beta"], xlabel=EPISODES,
-            ylabel="reward per nat"),
-       dict(title="how far from rho, and what for", x="kl", y=["score"], optimum="all",
-            xlabel=NATS, ylabel="reward"),
-       dict(title="win rate of pi over", xlabel="%", xlim=[0, 100],
-            y=["win_rate.zero_shot", "win_rate.supervised", "win_rate.against"])]
-
-
-def told(results, log, samples, settings):
-    """What a picture may want of a run: its settings and numbers, curves of 24 means, samples."""
+def told(path, settings):
+    """What a picture may want of the run in a folder: its settings and numbers, curves of 24 means,
+    two samples; five digits of every number."""
+    results = json.loads((path / "results.json").read_text())
+    log = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     numbers = {f"{part}.{key}": value for part, values in results.items()
                if isinstance(values, dict) and part != "config" for key, value in values.items()
                if type(value) in (int, float)}
@@ -181,13 +167,14 @@ def told(results, log, samples, settings):
     zero, best = (numbers.get(f"policy.{key}") for key in ("zero_shot_reward", "optimal_reward"))
     if best is not None:
         numbers["policy.share"] = 100 * (numbers["policy.reward"] - zero) / (best - zero)
-    curve = {}
+    parts, curve = np.array_split(log, min(24, len(log))), {}
     for key in ("episode", "score", "true", "kl", "beta", "labels", "reward_loss", "held_out_loss"):
-        parts = [[m[key] for m in part if key in m]
-                 for part in np.array_split(log, min(24, len(log)))]
-        curve[key] = [float(np.mean(part)) if part else None for part in parts]
-    return {"settings": settings, "numbers": numbers, "curve": curve, "samples": samples,
-            "frontier": results["frontier"]}
+        known = [[m[key] for m in part if key in m] for part in parts]
+        curve[key] = [float(np.mean(part)) if part else None for part in known]
+    found = {"settings": settings, "numbers": numbers, "curve": curve,
+             "frontier": results["frontier"],
+             "samples": (path / "samples.txt").read_text("utf-8").split("\n\n")[:2]}
+    return json.loads(json.dumps(found), parse_float=lambda digits: float(f"{float(digits):.5g}"))
 
 
 def optimum_of(run):
@@ -260,12 +247,9 @@ TINIER = {"n_labels": 40, "episodes": 96, "optimum_queries": 16, "optimum_sample
 
 
 def plan():
-    """experiments.toml: what is common, the world, and {title: {"series", "panels"}}."""
-    return tomllib.loads((RESULTS / "experiments.toml").read_text("utf-8"))
-
-
-def titles(plan):
-    return [title for title in plan if title not in ("common", "world")]
+    """experiments.toml: {"common", "world", "panels", "results": {title: {"series", "panels"}}}."""
+    found = tomllib.loads((RESULTS / "experiments.toml").read_text("utf-8"))
+    return {**{name: found.pop(name) for name in ("common", "world", "panels")}, "results": found}
 
 
 def expand(options, plan):
@@ -338,19 +322,11 @@ def run_all(home, wanted, plan, quick):
                 for job in as_completed(jobs):
                     del weight[job.result()]
                     left = sum(weight.values()) / (whole - sum(weight.values()))
-                    print(f"{len(weight)} of {len(level)} runs and some {left * (time.time() - start) / 60:.0f} "
-                          f"minutes left; done: {job.result().name}", flush=True)
+                    left *= (time.time() - start) / 60
+                    print(f"{len(weight)} of {len(level)} runs and some {left:.0f} minutes left; "
+                          f"done: {job.result().name}", flush=True)
             finally:
                 pool.shutdown(cancel_futures=True)
-
-
-def gathered(home, options):
-    """The run that these settings made, as `told`, with five digits of every number."""
-    path = folder(home, options)
-    log = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    text = (path / "samples.txt").read_text("utf-8").split("\n\n")[:2]
-    found = told(json.loads((path / "results.json").read_text()), log, text, options)
-    return json.loads(json.dumps(found), parse_float=lambda digits: float(f"{float(digits):.5g}"))
 
 
 def rendered(template, results):
@@ -374,25 +350,26 @@ def file_of(name, end="json"):
 def command(argv):
     """What `python rlhf.py figure 2` does, or another title in experiments.toml, or all."""
     experiments = plan()
+    titles = list(experiments["results"])
     quick, redraw = "--quick" in argv, "--redraw" in argv
     title = " ".join(word for word in argv if word not in ("--quick", "--redraw"))
-    if title not in [*titles(experiments), "all"]:
-        raise Complaint(f"{title!r} is not a command: sample, all, {', '.join(titles(experiments))}")
+    if title not in [*titles, "all"]:
+        raise Complaint(f"{title!r} is not a command: sample, all, {', '.join(titles)}")
     home = Path("out", "figures" + "-quick" * quick)
     results = home if quick else RESULTS
     # In miniature: the first three series, two runs of each.
     series = {t: {label: expand(options, experiments)[:2 if quick else None] for label, options in
-                  list(experiments[t]["series"].items())[:3 if quick else None]}
-              for t in (titles(experiments) if title == "all" else [title])}
+                  list(experiments["results"][t]["series"].items())[:3 if quick else None]}
+              for t in (titles if title == "all" else [title])}
     if not redraw:
         run_all(home, [o for known in series.values() for runs in known.values() for o in runs],
                 experiments, quick)
     for title, known in series.items():
         path = results / file_of(title)
         if not redraw:
-            found = {label: [gathered(home, o) for o in runs] for label, runs in known.items()}
+            found = {label: [told(folder(home, o), o) for o in runs] for label, runs in known.items()}
             gpt.write_whole(path, lambda name: Path(name).write_text(json.dumps(
                 {"result": title, "command": f"python rlhf.py {title}", "series": found})))
-        draw(experiments[title]["panels"], json.loads(path.read_text())["series"],
+        draw(experiments["results"][title]["panels"], json.loads(path.read_text())["series"],
              results / file_of(title, "png"))
         print(f"{path}, {file_of(title, 'png')}")

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 import torch.nn as nn
 
-from gpt import Complaint, sample, score_tokens
+from gpt import Complaint, sample, score_tokens, watch
 
 
 class Policy(nn.Module):
@@ -131,6 +131,18 @@ def period_rule(r, cut, penalty=-1.0):
     return score
 
 
+def opinion_rule(opinion, decode, cut, mean, deviation, penalty=-1.0):
+    """The same with the scores of people instead of r: (their mean - mean) / deviation.
+
+    opinion(text) -> one number from each of them. They see the response as it is cut."""
+    def score(x, y):
+        length, found = cut(y)
+        liked = torch.tensor([opinion(decode(ids[:n])).mean() for ids, n in zip(
+            y.tolist(), length.tolist())], dtype=torch.float32, device=y.device)
+        return torch.where(found, (liked - mean) / deviation, penalty)
+    return score
+
+
 def sample_finished(model, x, T, temperature, cut, size=1024, tries=200):
     """Responses as people are shown them: sampled again until each can be cut (paper 3.1).
 
@@ -159,6 +171,18 @@ def responses(model, x, n, decode, *how):
     y, length = sample_finished(model, x.repeat_interleave(n, dim=0), *how)
     texts = [decode(ids[:k]) for ids, k in zip(y.tolist(), length.tolist())]
     return [texts[i:i + n] for i in range(0, len(texts), n)]
+
+
+def questions(model, queries, decode, rng, *how):
+    """Each query with four responses of the model, as texts, in random order but for those of one
+    query, which stand side by side, so that they can be held out together."""
+    found, seen = [], {}
+    steps = ((x, responses(model, x.to(model.wte.weight.device), 4, decode, *how))
+             for x in queries.values())
+    for x, texts in watch("labels", steps, len(queries), lambda step: f"{len(step[0])} queries"):
+        found += zip(map(decode, x.tolist()), texts)
+    found = [found[i] for i in rng.permutation(len(found))]
+    return sorted(found, key=lambda question: seen.setdefault(question[0], len(seen)))
 
 
 # --- PPO ------------------------------------------------------------------------------------------
@@ -301,10 +325,14 @@ def frontier(rho, score, queries, n, T, temperature):
 
 
 @torch.no_grad()
-def continued(model, rho, score, x, decode, T, temperature, cut):
-    """One response of the model to each query, as people see it: a line of text each."""
-    y, length = sample_finished(model, x, T, temperature, cut)
-    logp, logp_rho = (score_tokens(m, x, y, temperature)[0] for m in (model, rho))
-    kl = ((logp - logp_rho) * real_tokens(length, T)).sum(1)
-    return [f"r {reward:+.2f}  kl {nats:4.1f}  {decode(ids[:n])}" for reward, nats, ids, n in zip(
-        score(x, y).tolist(), kl.tolist(), y.tolist(), length.tolist())]
+def side_by_side(rho, pi, score, x, decode, T, temperature, cut):
+    """For each query what rho and pi say, as people are shown it, with the score and log pi(y|x) -
+    log rho(y|x): a list of texts of three lines."""
+    blocks = [[f"query       {decode(query)}"] for query in x.tolist()]
+    for name, model in (("zero-shot", rho), ("fine-tuned", pi)):
+        y, length = sample_finished(model, x, T, temperature, cut)
+        logp, logp_rho = (score_tokens(m, x, y, temperature)[0] for m in (model, rho))
+        kl = ((logp - logp_rho) * real_tokens(length, T)).sum(1)
+        for block, r, nats, ids, n in zip(blocks, score(x, y), kl, y.tolist(), length):
+            block.append(f"{name:<11} r {r:+.2f}  kl {nats:4.1f}  {decode(ids[:n])}")
+    return ["\n".join(block) for block in blocks]

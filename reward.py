@@ -15,6 +15,7 @@ than a choice among four.
 import copy
 import json
 import math
+import re
 from collections import defaultdict
 from typing import NamedTuple
 
@@ -26,6 +27,16 @@ from gpt import Complaint, autocast, fit, sample, sentence_starts, watch
 
 
 # --- queries --------------------------------------------------------------------------------------
+
+def pages(path, sentences=40):
+    """A text file as passages of so many sentences, for want of the author's own."""
+    try:
+        text = " ".join(open(path, "rb").read().decode("utf-8-sig").split())
+    except UnicodeDecodeError as e:
+        raise Complaint(f"{path}: not UTF-8 text ({e.reason}, byte {e.start})") from None
+    parts = re.split(r"(?<=\.) ", text)
+    return [" ".join(parts[i:i + sentences]) for i in range(0, len(parts), sentences)]
+
 
 def cut_queries(parts, tokens, shortest, longest):
     """All runs of whole sentences of a permitted length, none twice and none in two parts.

@@ -10,8 +10,8 @@ steps 1 to 3 of section 2: a language model rho, labels of its samples, a reward
     python rlhf.py sample --prompt "Mara the baker came to the harbor one morning."
     python rlhf.py figure 2                      a figure or table of the paper: see figures.py
 
-In:  nothing, or --text and --labels     Out: a folder, out/<task>-seed<seed>/, see README.md
-A stage whose result is in the folder, made by the same settings, is not run again.
+Out: a folder, out/<task>-seed<seed>/, see README.md. A stage whose result is in it, made by the
+same settings, is not run again.
 """
 
 import argparse
@@ -21,12 +21,11 @@ import math
 import os
 import pickle
 import random
-import re
+import shutil
 import sys
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,7 +37,7 @@ import gpt
 import reward
 import stories
 from gpt import Complaint, watch
-from ppo import Policy, continued, cut_at, period_rule, ppo, responses
+from ppo import Policy, cut_at, opinion_rule, period_rule, ppo, questions, side_by_side
 
 STAGES = ["language_model", "labels", "reward_model", "policy", "evaluation"]
 
@@ -73,8 +72,7 @@ class Config:
     temperature: float = option("labels", 0.7, "divides the logits; paper, released: 0.7")
     truncate_after: int = option("labels", 16, "y ends at a period from here on; paper: 16")
 
-    reward: str = option("reward_model", "learned", "of pi: learned from labels, true (the "
-                         "labelers' mean score), or by reviews (3.1.1); -learned: the sign bug")
+    reward: str = option("reward_model", "learned", "or true, reviews; with a minus: section 4.4")
     reward_lr: float = option("reward_model", 1e-3, "falls to 0; paper: 1.77e-5; released: 5e-5")
     reward_batch: int = option("reward_model", 8, "comparisons a step; paper: 8; released: 32")
     online: int = option("reward_model", 0, "times labelers see pi and r is made anew; paper: 20")
@@ -146,39 +144,38 @@ def write_json(path, value):
     gpt.write_whole(path, lambda name: Path(name).write_text(json.dumps(value, indent=1) + "\n"))
 
 
-def read_json(path):
+def read_json(path, default=None):
+    """A file that write_json wrote; all of them hold the run's settings."""
+    if default is not None and not os.path.exists(path):
+        return default
     with reading(path):
         found = json.loads(Path(path).read_text())
-        return found | {"config": found["config"]}           # all of a run's files have its settings
+        return found | {"config": found["config"]}
 
 
-def read_note(out):
-    """config.json of a run: its settings, and those by which each stage was made."""
-    path = os.path.join(out, "config.json")
-    return {"stages": {}, **(read_json(path) if os.path.exists(path) else {})}
-
-
-def stage(cfg, name, artefact, make, load):
+def stage(cfg, name, artefact, make, load, given=""):
     """The stage's result: loaded if it was made by these settings, else made and remembered.
 
-    Returns (result, seconds it took to make). make() writes the artefact."""
+    make(path) writes the artefact, or it is the `given` file; load(path) reads it."""
     path, note = os.path.join(cfg.out, artefact), os.path.join(cfg.out, "config.json")
-    known, wanted = read_note(cfg.out), settings_of(cfg, name)
+    known, wanted = read_json(note, {"stages": {}}), settings_of(cfg, name)
     if os.path.exists(path) and known["stages"].get(name, {}).get("settings") == wanted:
         print(f"{name}: kept, {path} was made by these settings")
         with reading(path):
-            return load(path), known["stages"][name]["seconds"]
+            return load(path)
     known["config"] = asdict(cfg)
     for later in STAGES[STAGES.index(name):]:          # what was made from the old one is old too
         known["stages"].pop(later, None)
     write_json(note, known)                  # a run cut short here leaves nothing that looks whole
     torch.manual_seed(1000 * cfg.seed + STAGES.index(name))
     start = time.time()
-    make(path)
-    seconds = round(time.time() - start, 1)
-    known["stages"][name] = {"settings": wanted, "seconds": seconds}
+    if given:
+        gpt.write_whole(path, lambda name: shutil.copyfile(given, name))
+    else:
+        make(path)
+    known["stages"][name] = {"settings": wanted, "seconds": round(time.time() - start, 1)}
     write_json(note, known)
-    return load(path), seconds
+    return load(path)
 
 
 # --- the stages -----------------------------------------------------------------------------------
@@ -192,44 +189,26 @@ class World(NamedTuple):
     how: tuple                 # responses are drawn: T, temperature, and where they are cut
 
 
-def read_passages(cfg):
-    """The passages of the small world, or pages of 40 sentences of --text; in four parts."""
-    if cfg.text:
-        try:
-            text = " ".join(Path(cfg.text).read_bytes().decode("utf-8-sig").split())
-        except UnicodeDecodeError as e:
-            raise Complaint(f"{cfg.text}: not UTF-8 text ({e.reason}, byte {e.start})") from None
-        sentences = re.split(r"(?<=\.) ", text)
-        passages = [" ".join(sentences[i:i + 40]) for i in range(0, len(sentences), 40)]
-    else:
-        rng = random.Random(cfg.seed)
-        passages = [stories.passage(rng) for _ in range(cfg.passages)]
-    n, m = len(passages), int(cfg.share * len(passages))
-    return {"train": passages[:n - 3 * m], "evaluation": passages[n - m:],
-            "reward": passages[n - 3 * m:n - 2 * m], "policy": passages[n - 2 * m:n - m]}
-
-
 def train_language_model(cfg, path):
     """Step 0: rho, the tokens it reads, and the queries it has not read. Saved in `path`."""
-    if cfg.model:
-        gpt.write_whole(path, lambda name: Path(name).write_bytes(Path(cfg.model).read_bytes()))
-        return
-    parts = read_passages(cfg)
-    tokens = gpt.Tokens(gpt.learn_bpe("\n".join(" " + p for p in parts["train"]), cfg.vocabulary))
+    rng = random.Random(cfg.seed)
+    text = reward.pages(cfg.text) if cfg.text else [stories.passage(rng)
+                                                    for _ in range(cfg.passages)]
+    a, b, c, d = (len(text) - k * int(cfg.share * len(text)) for k in (3, 2, 1, 0))
+    parts = {"train": text[:a], "evaluation": text[c:d], "reward": text[a:b], "policy": text[b:c]}
+    tokens = gpt.Tokens(gpt.learn_bpe("\n".join(" " + p for p in text[:a]), cfg.vocabulary))
     queries = reward.cut_queries(parts, tokens, cfg.query_min, cfg.query_max)
     del queries["train"]                                     # what rho has read asks nothing
     print("queries: " + ", ".join(f"{sum(map(len, q.values()))} for {part}"
                                   for part, q in queries.items()))
-    if not all(queries.values()):
-        raise Complaint(f"the text is too short: no query of {cfg.query_min} to {cfg.query_max} "
-                        "tokens that starts and ends with a sentence can be cut from every part")
     rho = gpt.GPT(len(tokens.tokens), cfg.query_max + cfg.response, cfg.layers, cfg.heads,
                   cfg.width).to(cfg.device)
     windows, unseen = (gpt.windows(map(tokens.encode, parts[part]), tokens.period,
                                    rho.shape["context"]) for part in ("train", "evaluation"))
-    if not len(windows) or not len(unseen):
-        raise Complaint(f"the text is too short: no {rho.shape['context'] + 1} tokens from the "
-                        "start of a sentence, in what rho reads or in what is held out")
+    if not all([*queries.values(), len(windows), len(unseen)]):
+        raise Complaint(f"the text is too short: each part of it must have a query of "
+                        f"{cfg.query_min} to {cfg.query_max} tokens, from one sentence's start to "
+                        f"another's end, and {rho.shape['context'] + 1} tokens in a row")
     steps = gpt.fit("language_model", rho, gpt.batches_of(windows, cfg.lm_batch), cfg.lm_steps,
                     cfg.lm_lr)
     for _ in watch("language_model", steps, cfg.lm_steps, lambda loss: f"loss {loss:.3f}"):
@@ -256,40 +235,26 @@ def load_world(cfg, path):
 
 def ask(cfg, world, model, n, rng):
     """Step 1: four samples of the model for each of n queries, and which of them a labeler likes
-    best: n comparisons, those of one query side by side."""
-    decode, questions = world.tokens.decode, []
+    best: n comparisons."""
     picked = reward.pick(world.queries["reward"], n, again=True)
-    groups = ((x, responses(model, x.to(cfg.device), 4, decode, *world.how))
-              for x in picked.values())
-    for x, texts in watch("labels", groups, len(picked), lambda group: f"{len(group[0])} queries"):
-        questions += zip(map(decode, x.tolist()), texts)
-    order, seen = rng.permutation(len(questions)), {}
-    questions = [questions[i] for i in order]
-    questions.sort(key=lambda question: seen.setdefault(question[0], len(seen)))
-    p = stories.choice_probabilities(cfg.task, [texts for _, texts in questions])
+    asked = questions(model, picked, world.tokens.decode, rng, *world.how)
+    p = stories.choice_probabilities(cfg.task, [texts for _, texts in asked])
     best = stories.choose(p, rng)[:, 0]
-    return [reward.Comparison(query, texts, int(b)) for (query, texts), b in zip(questions, best)]
+    return [reward.Comparison(query, texts, int(b)) for (query, texts), b in zip(asked, best)]
 
 
 def collect_labels(cfg, world, path):
     """The comparisons to train r on, and the held-out ones: a fifth as many, of other queries."""
-    if cfg.labels:
-        gpt.write_whole(path, lambda name: Path(name).write_bytes(Path(cfg.labels).read_bytes()))
-        return
     comparisons = ask(cfg, world, world.rho, cfg.n_labels + cfg.n_labels // 5,
                       np.random.default_rng([cfg.seed, 1]))
     lines = "".join(map(reward.to_line, comparisons))
     gpt.write_whole(path, lambda name: Path(name).write_text(lines, "utf-8"))
 
 
-def level_of(cfg, world):
-    """The samples of rho on which r has mean 0 and variance 1."""
-    return reward.samples_of(world.rho, reward.pick(world.queries["reward"], 1024), *world.how)
-
-
 def fit_reward(cfg, world, comparisons):
-    """Step 2: r."""
-    return reward.fit_reward(world.rho, comparisons, world.tokens.encode, level_of(cfg, world),
+    """Step 2: r, normalised on 1,024 samples of rho."""
+    level = reward.samples_of(world.rho, reward.pick(world.queries["reward"], 1024), *world.how)
+    return reward.fit_reward(world.rho, comparisons, world.tokens.encode, level,
                              lr=cfg.reward_lr, batch_size=cfg.reward_batch)
 
 
@@ -301,27 +266,22 @@ def train_reward_model(cfg, world, train, path):
     save(path, reward=r.state_dict())
 
 
-def load_policy(cfg, world, path):
+def load_policy(world, path):
     """pi and r from the file that train_policy wrote."""
     return (load(path, "policy", Policy(world.rho)),
             load(path, "reward", reward.RewardModel(world.rho)))
 
 
 def rewards(cfg, world, r, held_out):
-    """Two functions (x, y) -> (B,): score, what pi is paid, and true, the labelers' mean score, in
-    deviations from its mean over the samples of rho that are held out; -1 without a period."""
-    opinion, sign = stories.TASKS[cfg.task][0], -1 if cfg.reward.startswith("-") else 1
+    """Two functions (x, y) -> (B,): what pi is paid, and the labelers' mean score, in deviations
+    from its mean over the samples of rho that are held out."""
+    opinion, cut = stories.TASKS[cfg.task][0], world.how[2]
     known = np.array([opinion(text).mean() for c in held_out for text in c.samples])
-
-    def true(x, y, sign=1):
-        length, found = world.how[2](y)
-        liked = np.array([opinion(world.tokens.decode(ids[:n])).mean()
-                          for ids, n in zip(y.tolist(), length.tolist())])
-        liked = torch.tensor(sign * (liked - known.mean()) / (known.std() or 1))
-        return torch.where(found, liked.to(y.device, torch.float32), -1.0)
-    if cfg.reward.endswith("true"):
-        return partial(true, sign=sign), true
-    return period_rule(lambda tokens, length: sign * r(tokens, length), world.how[2]), true
+    sign = -1 if cfg.reward.startswith("-") else 1
+    true, paid = (opinion_rule(opinion, world.tokens.decode, cut, known.mean(),
+                               turned * (known.std() or 1)) for turned in (1, sign))
+    learned = period_rule(lambda tokens, length: sign * r(tokens, length), cut)
+    return paid if cfg.reward.endswith("true") else learned, true
 
 
 def learn_along(cfg, world, r, pi, train, held_out, updates):
@@ -333,9 +293,9 @@ def learn_along(cfg, world, r, pi, train, held_out, updates):
     if cfg.shared:
         lessons, exam = (reward.to_tokens(c, world.tokens.encode, world.rho.shape["context"])
                          for c in (train, held_out[:512]))
-        yield from reward.on_one_trunk(
-            r, pi, lessons, exam, level_of(cfg, world), lr=cfg.lr, steps=cfg.epochs,
-            batch_size=cfg.reward_batch, updates=updates)
+        level = reward.samples_of(world.rho, reward.pick(world.queries["reward"], 1024), *world.how)
+        yield from reward.on_one_trunk(r, pi, lessons, exam, level, lr=cfg.lr, steps=cfg.epochs,
+                                       batch_size=cfg.reward_batch, updates=updates)
     for n in range(1, updates + 1):
         if n < updates and n * cfg.online // updates > (n - 1) * cfg.online // updates:
             wanted = reward.labels_wanted(n / updates, cfg.n_labels // 4, cfg.n_labels)
@@ -352,12 +312,12 @@ def train_policy(cfg, world, r, train, held_out, path):
     def observed(x, y):
         liked.append(true(x, y).mean().item())
         return score(x, y)
-    updates = ppo(pi, world.rho, observed, reward.draw_from(world.queries["policy"], cfg.device),
-                  cut=world.how[2], episodes=cfg.episodes, batch_size=cfg.batch,
-                  response=cfg.response, temperature=cfg.temperature, lr=cfg.lr,
-                  epochs=cfg.epochs, minibatches=cfg.minibatches, clip=cfg.clip, lam=cfg.lam,
-                  vf_coef=cfg.vf_coef, whiten_rewards=cfg.whiten_rewards, beta=cfg.beta,
-                  kl_target=cfg.kl_target or None, K=cfg.K)
+    updates = ppo(
+        pi, world.rho, observed, reward.draw_from(world.queries["policy"], cfg.device),
+        cut=world.how[2], episodes=cfg.episodes, batch_size=cfg.batch, response=cfg.response,
+        temperature=cfg.temperature, lr=cfg.lr, epochs=cfg.epochs, minibatches=cfg.minibatches,
+        clip=cfg.clip, lam=cfg.lam, vf_coef=cfg.vf_coef, whiten_rewards=cfg.whiten_rewards,
+        beta=cfg.beta, kl_target=cfg.kl_target or None, K=cfg.K)
     show = "r {score:+.2f} | kl {kl:.2f} | beta {beta:.3f} | clip {clip_fraction:.1%}"
     total = -(-cfg.episodes // cfg.batch)
     with open(os.path.join(cfg.out, "metrics.jsonl"), "w") as file:
@@ -372,15 +332,15 @@ def evaluate(cfg, world, r, pi, train, held_out, path):
     """Everything held out, beside its limit; samples.txt, figure.png and results.json."""
     log = [json.loads(line) for line in open(os.path.join(cfg.out, "metrics.jsonl"))]
     score, true = rewards(cfg, world, r, held_out)
-    other = load_policy(cfg, world, cfg.against)[0] if cfg.against else None
+    other = load_policy(world, cfg.against)[0] if cfg.against else None
     results = {"task": cfg.task, "seed": cfg.seed, "config": asdict(cfg), **figures.results(
         cfg, world, r, pi, other, score, true, train, held_out, log)}
     samples = figures.samples(cfg, world, score, pi)
     gpt.write_whole(os.path.join(cfg.out, "samples.txt"),
                     lambda name: Path(name).write_text(samples, "utf-8"))
-    figures.draw(figures.RUN, {"": [figures.told(results, log, samples, {})]},
-                 os.path.join(cfg.out, "figure.png"))
     write_json(path, results)
+    figures.draw(figures.plan()["panels"], {"": [figures.told(Path(cfg.out), {})]},
+                 os.path.join(cfg.out, "figure.png"))
 
 
 # --- the driver -----------------------------------------------------------------------------------
@@ -389,31 +349,21 @@ def run(cfg):
     """rho, steps 1 to 3 of section 2 and the evaluation, each kept in the run's folder."""
     os.makedirs(cfg.out, exist_ok=True)
     print(f"{cfg.task}, seed {cfg.seed}, on {cfg.device}, into {cfg.out}")
-    seconds = {}
-
-    world, seconds["language_model"] = stage(
-        cfg, "language_model", "rho.pt", lambda path: train_language_model(cfg, path),
-        lambda path: load_world(cfg, path))
-
-    (train, held_out), seconds["labels"] = stage(
-        cfg, "labels", "labels.jsonl", lambda path: collect_labels(cfg, world, path),
-        reward.split_labels)
+    world = stage(cfg, "language_model", "rho.pt", lambda path: train_language_model(cfg, path),
+                  lambda path: load_world(cfg, path), cfg.model)
+    train, held_out = stage(cfg, "labels", "labels.jsonl", lambda path: collect_labels(
+        cfg, world, path), reward.split_labels, cfg.labels)
     train = train[:cfg.n_labels // 4 if cfg.online else cfg.n_labels]
-
-    r, seconds["reward_model"] = stage(
-        cfg, "reward_model", "reward.pt", lambda path: train_reward_model(cfg, world, train, path),
-        lambda path: load(path, "reward", reward.RewardModel(world.rho)))
-
-    (pi, r), seconds["policy"] = stage(
-        cfg, "policy", "policy.pt",
-        lambda path: train_policy(cfg, world, r, train, held_out, path),
-        lambda path: load_policy(cfg, world, path))
-
-    results, seconds["evaluation"] = stage(
-        cfg, "evaluation", "results.json",
-        lambda path: evaluate(cfg, world, r, pi, train, held_out, path), read_json)
-    results["seconds"] = seconds
-    results["policy"]["episodes_per_second"] = results["policy"]["episodes"] / seconds["policy"]
+    r = stage(cfg, "reward_model", "reward.pt", lambda path: train_reward_model(
+        cfg, world, train, path), lambda path: load(path, "reward", reward.RewardModel(world.rho)))
+    pi, r = stage(cfg, "policy", "policy.pt", lambda path: train_policy(
+        cfg, world, r, train, held_out, path), lambda path: load_policy(world, path))
+    results = stage(cfg, "evaluation", "results.json", lambda path: evaluate(
+        cfg, world, r, pi, train, held_out, path), read_json)
+    made = read_json(os.path.join(cfg.out, "config.json"))["stages"]
+    results["seconds"] = {name: made[name]["seconds"] for name in STAGES}
+    results["policy"]["episodes_per_second"] = results["policy"]["episodes"] / made[
+        "policy"]["seconds"]
     write_json(os.path.join(cfg.out, "results.json"), results)
     blocks = Path(cfg.out, "samples.txt").read_text("utf-8").split("\n\n")
     print("\n" + "\n\n".join(blocks[:3]) + "\n\n" + figures.table(results))
@@ -422,24 +372,19 @@ def run(cfg):
 
 def sample_command(cfg, prompt):
     """Zero-shot and fine-tuned continuations of a prompt, side by side, as the run made them."""
-    stages = read_note(cfg.out)["stages"]
-    if "policy" not in stages:
+    note = read_json(os.path.join(cfg.out, "config.json"), {"stages": {}})
+    if "policy" not in note["stages"]:
         raise Complaint(f"{cfg.out} holds no finished policy; run rlhf.py first, or give its --out")
-    made = stages["policy"]["settings"]
-    names = "response", "temperature", "truncate_after", "query_max"
-    cfg = replace(cfg, **{key: made[key] for key in names})
+    cfg = replace(Config(**note["config"]), device=cfg.device, out=cfg.out, seed=cfg.seed)
     world = load_world(cfg, os.path.join(cfg.out, "rho.pt"))
-    pi, r = load_policy(cfg, world, os.path.join(cfg.out, "policy.pt"))
+    pi, r = load_policy(world, os.path.join(cfg.out, "policy.pt"))
     x = torch.tensor([world.tokens.encode(prompt)], device=cfg.device)
     room = world.rho.shape["context"] - cfg.response
     if x.size(1) > room or not prompt.strip():
         raise Complaint(f"--prompt has {x.size(1)} tokens, but must have 1 to {room}")
     torch.manual_seed(cfg.seed)
-    score = period_rule(r, world.how[2])
-    for name, model in (("zero-shot", world.rho), ("fine-tuned", pi.trunk)):
-        for line in continued(model, world.rho, score, x.expand(3, -1), world.tokens.decode,
-                              *world.how):
-            print(f"{name:<11} {line}")
+    print("\n\n".join(side_by_side(world.rho, pi.trunk, period_rule(r, world.how[2]),
+                                   x.expand(3, -1), world.tokens.decode, *world.how)))
 
 
 def read_options(argv):

@@ -523,10 +523,11 @@ def test_queries_start_and_end_with_a_sentence_and_never_overlap():
 
 
 def test_no_query_is_asked_twice_or_stands_in_what_rho_has_read():
-    cfg = rlhf.Config(passages=600)
-    parts = rlhf.read_passages(cfg)
+    told = passages(600)
+    parts = {"train": told[:420], "evaluation": told[540:], "reward": told[420:480],
+             "policy": told[480:540]}
     tokens = gpt.Tokens(gpt.learn_bpe(" ".join(parts["train"]), 1200))
-    queries = reward.cut_queries(parts, tokens, cfg.query_min, cfg.query_max)
+    queries = reward.cut_queries(parts, tokens, 9, 14)
     assert list(queries) == ["train", "evaluation", "reward", "policy"]
     del queries["train"]
     texts = [tokens.decode(q) for part in queries.values() for x in part.values()
@@ -956,15 +957,15 @@ def test_a_series_is_a_run_for_each_value_and_seed():
     assert figures.expand({"alone": True, "task": "a"}, plan) == [{"task": "a", "seed": 0}]
 
 
-@pytest.mark.parametrize("title", figures.titles(PLAN))
+@pytest.mark.parametrize("title", PLAN["results"])
 def test_every_experiment_is_a_run_that_rlhf_accepts(title):
-    for options in PLAN[title]["series"].values():
+    for options in PLAN["results"][title]["series"].values():
         for run in figures.expand(options, PLAN):
             flags = [f"--{key}={value}" for key, value in run.items()]
             assert rlhf.read_options(flags)[0] == "run"
             for other, _ in figures.needs(run, PLAN).values():
                 assert other != run
-    for panel in PLAN[title]["panels"]:
+    for panel in PLAN["results"][title]["panels"]:
         assert {"title", "xlabel"} <= set(panel)
 
 
