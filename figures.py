@@ -3,12 +3,11 @@ figures.py: what is reported of a run, and the paper's figures and tables made o
 
 Paper: Ziegler et al. 2019, section 3.1.2 (win rates), figures 2 to 4, tables 1, 9 and 10.
 
-    python rlhf.py figure 2            runs what is missing, writes its JSON and its PNG
-    python rlhf.py all                 every figure and table: notebooks/results/experiments.toml
-    python rlhf.py figure 2 --redraw   the PNG from the JSON; --quick: in miniature, into out/
+    python rlhf.py figure 2            what is missing is run; then its JSON and PNG are written
+    python rlhf.py figure 2 --redraw   the PNG from the JSON; --quick: all in miniature, into out/
 
-In:  rho, r, pi and what is held out        Out: results.json's dictionary, and ways to look at it
-Not here: anything that learns. An experiment is rlhf.py, run with other settings.
+Not here: anything that learns. An experiment is rlhf.py, run with the settings that stand in
+notebooks/results/experiments.toml.
 """
 
 import itertools
@@ -30,7 +29,7 @@ import torch
 import gpt
 import stories
 from gpt import Complaint
-from ppo import frontier, measure, responses, side_by_side
+from ppo import frontier, measure, responses
 from reward import judge, pick, supervised, to_tokens
 
 matplotlib.use("Agg")    # draw into files, with or without a screen
@@ -51,28 +50,25 @@ def language_model_losses(rho, train, test):
     return {"loss": float(np.mean(losses)), "unigram_loss": unigram}
 
 
-def label_results(cfg, comparisons):
-    """How often two labelers agree: by choice, and with the choice noise taken away."""
+def beside_limits(cfg, r, tokens, train, held_out):
+    """How often labelers agree, by choice and by taste alone; and r on comparisons never trained
+    on, beside the best that anyone can reach. Of labels from a file only the choice is known."""
+    asked, learned = ([c.samples for c in part] for part in (held_out, train))
     if cfg.labels:
-        return {"n": len(comparisons), "agreement": None, "source": cfg.labels}
-    questions = [c.samples for c in comparisons]
-    p, taste = (stories.choice_probabilities(cfg.task, questions, t) for t in (None, 1e-6))
-    return {"n": len(comparisons), "agreement": stories.agreement(p),
-            "agreement_without_noise": stories.agreement(taste), "source": "simulated labelers"}
-
-
-def reward_model_results(cfg, r, tokens, held_out):
-    """Accuracy and loss on comparisons never trained on, beside the best that anyone can reach."""
-    questions = [c.samples for c in held_out]
-    if cfg.labels:
-        p = np.eye(4)[[c.best for c in held_out]]
+        agreement, p = {"agreement": None, "source": cfg.labels}, np.eye(4)[
+            [c.best for c in held_out]]
         limits = {"best_accuracy": None, "best_loss": None}
     else:
-        p = stories.choice_probabilities(cfg.task, questions).mean(1)              # (n, 4)
-        limits = stories.limits(cfg.task, questions)
+        by_choice, by_taste = (stories.agreement(stories.choice_probabilities(
+            cfg.task, learned, temperature)) for temperature in (None, 1e-6))
+        agreement = {"agreement": by_choice, "agreement_without_noise": by_taste,
+                     "source": "simulated labelers"}
+        p = stories.choice_probabilities(cfg.task, asked).mean(1)                  # (n, 4)
+        limits = stories.limits(cfg.task, asked)
     data, length, _ = to_tokens(held_out, tokens.encode, r.trunk.shape["context"])
     seen = judge(r, data, length, torch.tensor(p, dtype=torch.float32))
-    return {**seen, **limits, "n": len(held_out)}
+    return {"labels": {"n": len(train), **agreement},
+            "reward_model": {**seen, **limits, "n": len(held_out)}}
 
 
 def win_rate(cfg, world, model, other, queries):
@@ -113,8 +109,7 @@ def results(cfg, world, r, pi, other, score, true, train, held_out, log):
         wins["against"] = win_rate(cfg, world, pi, other.trunk, picked)
     return {
         "language_model": world.losses,
-        "labels": label_results(cfg, train),
-        "reward_model": reward_model_results(cfg, r, world.tokens, held_out),
+        **beside_limits(cfg, r, world.tokens, train, held_out),
         "policy": {"kl": kl, "kl_target": cfg.kl_target, "beta": log[-1]["beta"], "reward": reached,
                    "optimal_reward": None if gain is None else zero_shot + gain,
                    "optimal_effective_samples": optimal(3),
@@ -125,15 +120,6 @@ def results(cfg, world, r, pi, other, score, true, train, held_out, log):
 
 
 # --- what a person sees ---------------------------------------------------------------------------
-
-def samples(cfg, world, score, pi):
-    """The same 40 queries continued by rho and by pi, as one text."""
-    blocks = []
-    for x in pick(world.queries["evaluation"], 40).values():
-        blocks += side_by_side(world.rho, pi.trunk, score, x.to(cfg.device), world.tokens.decode,
-                               *world.how)
-    return "\n\n".join(blocks[i] for i in torch.randperm(len(blocks))) + "\n"
-
 
 def table(results):
     """The results as a person reads them at the end of a run."""
@@ -201,31 +187,30 @@ def draw(panels, series, path):
     rows, columns = -(-len(panels) // 3), min(3, len(panels))
     fig, axes = plt.subplots(rows, columns, squeeze=False, layout="constrained",
                              figsize=(5.2 * columns, 4 * rows))
-    for ax, panel in itertools.zip_longest(axes.flat, panels, fillvalue={}):
-        styles = ({"ls": line, "marker": mark, "color": f"C{i}"} for i, (line, mark) in
-                  enumerate(zip(itertools.cycle(["-", "--", "-.", ":"]), itertools.cycle("os^Dv"))))
-        if not panel:
-            ax.axis("off")
-        for run in (run for runs in series.values() for run in runs[:1] if run["frontier"]):
-            if "optimum" in panel:
-                kl, reward, size = optimum_of(run)
+    for ax in axes.flat[len(panels):]:
+        ax.axis("off")
+    for ax, panel in zip(axes.flat, panels):
+        styles = ({"ls": line, "marker": mark, "color": f"C{i}", "mfc": "none"} for i, line, mark in
+                  zip(range(9), itertools.cycle(["-", "--", "-.", ":"]), itertools.cycle("os^Dv")))
+        if "optimum" in panel:
+            kl, reward, size = optimum_of(next(iter(series.values()))[0])
+            for on, style, label in ((size >= 100, "k-", "sampled optimum"),
+                                     (size >= 10, "k:", "on under 100 samples")):
                 if panel["optimum"] == "all":
-                    ax.plot(kl[size >= 100], reward[size >= 100], "k-", label="sampled optimum")
-                    ax.plot(kl[size >= 10], reward[size >= 10], "k:", label="on 10 to 100 samples")
-                else:
-                    ax.axhline(np.interp(panel["optimum"], kl, reward), color="black", lw=1,
-                               label=f"sampled optimum at KL {panel['optimum']:.0f}")
+                    ax.plot(kl[on], reward[on], style, label=label)
+                elif style == "k-":
+                    ax.axhline(np.interp(panel["optimum"], kl, reward), color="black", label=label)
         curves = [(label or y, runs, y) for label, runs in series.items() if label != "optimum"
                   for y in panel.get("y", [])]
         for label, runs, y in curves:
-            style, few = next(styles), {"marker": None}
+            style = next(styles)
             if "x" not in panel:
                 values = [run["numbers"][y] for run in runs if y in run["numbers"]]
-                ax.plot(values, [label] * len(values), **{**style, "ls": ""}, mfc="none")
+                ax.plot(values, [label] * len(values), **style | {"ls": ""})
                 continue
             at = points_of(runs, panel["x"], y)
             ax.plot(list(at), [np.mean(v) for v in at.values()], label=label,
-                    **style | ({} if len(at) < 12 else few))
+                    **style if len(at) < 12 else style | {"marker": None})
             ax.fill_between(list(at), *([f(v) for v in at.values()] for f in (min, max)),
                             color=style["color"], alpha=0.2, lw=0)
         for curve in panel.get("paper", []):
@@ -265,18 +250,13 @@ def expand(options, plan):
 
 def needs(options, plan):
     """{option: (the settings of an earlier run, the file of it that this one starts from)}."""
-    world = {task: expand({"world": True, "task": task}, plan)[0]
-             for task in ("sentiment", options["task"])}
-    if "episodes" not in options or options == world["sentiment"]:
-        return {}
-    found = {"model": (world["sentiment"], "rho.pt")}
-    if options != world[options["task"]]:
-        found["labels"] = world[options["task"]], "labels.jsonl"
-        rival = {**plan["common"], "task": options["task"], "n_labels": 5000,
-                 "seed": options["seed"]}
-        if options != rival:
-            found["against"] = rival, "policy.pt"
-    return found
+    first, world = (expand({"world": True, "task": task}, plan)[0]
+                    for task in ("sentiment", options["task"]))
+    rival = {**plan["common"], "task": options["task"], "n_labels": 5000, "seed": options["seed"]}
+    found = [("model", (first, "rho.pt")), ("labels", (world, "labels.jsonl")),
+             ("against", (rival, "policy.pt"))]
+    alone = "episodes" not in options or options == first
+    return dict(found[:0 if alone else 1 if options == world else 2 if options == rival else 3])
 
 
 def folder(home, options):
@@ -321,20 +301,20 @@ def run_all(home, wanted, plan, quick):
             try:
                 for job in as_completed(jobs):
                     del weight[job.result()]
-                    left = sum(weight.values()) / (whole - sum(weight.values()))
-                    left *= (time.time() - start) / 60
+                    left = sum(weight.values())
+                    left *= (time.time() - start) / (whole - left) / 60
                     print(f"{len(weight)} of {len(level)} runs and some {left:.0f} minutes left; "
                           f"done: {job.result().name}", flush=True)
             finally:
                 pool.shutdown(cancel_futures=True)
 
 
-def rendered(template, results):
+def rendered(template):
     """The template with every {{result | series | number | setting=value}} filled in: the mean of
     the runs and, if there are several, their standard deviation."""
     def number(match):
-        name, label, key, *where = (word.strip() for word in match[1].split("|"))
-        runs = [run for run in json.loads((results / file_of(name)).read_text())["series"][label]
+        title, label, key, *where = (word.strip() for word in match[1].split("|"))
+        runs = [run for run in json.loads(file_of(title).read_text())["series"][label]
                 if all(str(run["settings"][w.split("=")[0]]) == w.split("=")[1] for w in where)]
         values = [{**run["settings"], **run["numbers"]}[key] for run in runs]
         digits = 1 if abs(np.mean(values)) >= 20 else 2
@@ -343,33 +323,43 @@ def rendered(template, results):
     return re.sub(r"\{\{(.+?)\}\}", number, template)
 
 
-def file_of(name, end="json"):
-    return f"{name.replace(' ', '_')}.{end}"
+def with_results(readme):
+    """The README with its results written anew, from results.md and the JSON files."""
+    before, rest = readme.split("<!-- results -->\n")
+    after = rest.split("<!-- end of results -->\n")[1]
+    text = rendered((RESULTS / "results.md").read_text("utf-8"))
+    return f"{before}<!-- results -->\n{text}<!-- end of results -->\n{after}"
+
+
+def file_of(title, home=RESULTS, end="json"):
+    return home / f"{title.replace(' ', '_')}.{end}"
 
 
 def command(argv):
-    """What `python rlhf.py figure 2` does, or another title in experiments.toml, or all."""
-    experiments = plan()
-    titles = list(experiments["results"])
-    quick, redraw = "--quick" in argv, "--redraw" in argv
+    """What `python rlhf.py figure 2` does, or another title in experiments.toml, or all; results
+    writes them into the README."""
+    experiments, quick, redraw = plan(), "--quick" in argv, "--redraw" in argv
     title = " ".join(word for word in argv if word not in ("--quick", "--redraw"))
-    if title not in [*titles, "all"]:
-        raise Complaint(f"{title!r} is not a command: sample, all, {', '.join(titles)}")
+    if title == "results":
+        path = Path(__file__).with_name("README.md")
+        text = with_results(path.read_text("utf-8"))
+        return gpt.write_whole(path, lambda name: Path(name).write_text(text, "utf-8"))
+    chosen = {t: e for t, e in experiments["results"].items() if title in (t, "all")}
+    if not chosen:
+        raise Complaint(f"{title!r} is not a command: sample, results, all, "
+                        f"{', '.join(experiments['results'])}")
     home = Path("out", "figures" + "-quick" * quick)
-    results = home if quick else RESULTS
-    # In miniature: the first three series, two runs of each.
     series = {t: {label: expand(options, experiments)[:2 if quick else None] for label, options in
-                  list(experiments["results"][t]["series"].items())[:3 if quick else None]}
-              for t in (titles if title == "all" else [title])}
+                  list(e["series"].items())[:3 if quick else None]} for t, e in chosen.items()}
     if not redraw:
         run_all(home, [o for known in series.values() for runs in known.values() for o in runs],
                 experiments, quick)
     for title, known in series.items():
-        path = results / file_of(title)
+        path, picture = (file_of(title, home if quick else RESULTS, end) for end in ("json", "png"))
         if not redraw:
-            found = {label: [told(folder(home, o), o) for o in runs] for label, runs in known.items()}
+            found = {label: [told(folder(home, o), o) for o in runs]
+                     for label, runs in known.items()}
             gpt.write_whole(path, lambda name: Path(name).write_text(json.dumps(
                 {"result": title, "command": f"python rlhf.py {title}", "series": found})))
-        draw(experiments["results"][title]["panels"], json.loads(path.read_text())["series"],
-             results / file_of(title, "png"))
-        print(f"{path}, {file_of(title, 'png')}")
+        draw(chosen[title]["panels"], json.loads(path.read_text())["series"], picture)
+        print(f"{path}, {picture.name}")

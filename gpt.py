@@ -321,15 +321,13 @@ def fit(name, model, batches, steps, lr, warmup=0.05, weight_decay=0.01):
 
 def watch(name, steps, total, line):
     """Pass the steps of a generator on, with a line of progress and the time left."""
-    start = shown = time.time()
-    terminal = sys.stdout.isatty()
+    start, shown, terminal = time.time(), time.time(), sys.stdout.isatty()
     for n, step in enumerate(steps, 1):
         now = time.time()
         if n == total or now - shown > (0.5 if terminal else 10):
-            left = (now - start) / n * (total - n)
-            text = f"{name}: {n}/{total} | {line(step)} | {left:.0f} s left"
-            front, end = ("\r", "") if terminal else ("", "\n")
-            print(front + text.ljust(99 * terminal), end=end, flush=True)
+            left = f"{(now - start) / n * (total - n):.0f} s left"
+            text = f"{name}: {n}/{total} | {line(step)} | {left}"
+            print("\r" * terminal + text.ljust(99 * terminal), end="\n"[terminal:], flush=True)
             shown = now
         yield step
     if terminal:
@@ -340,12 +338,11 @@ def watch(name, steps, total, line):
 
 def write_whole(path, write):
     """write(temporary name), then rename: a file at `path` is never half a file."""
-    temporary = f"{path}.part"
     try:
-        write(temporary)
+        write(f"{path}.part")
     except RuntimeError as e:                                # what torch.save says of a full disk
         raise Complaint(f"{path} cannot be written: {e}") from None
-    os.replace(temporary, path)
+    os.replace(f"{path}.part", path)
 
 
 def devices():

@@ -336,3 +336,10 @@ def side_by_side(rho, pi, score, x, decode, T, temperature, cut):
         for block, r, nats, ids, n in zip(blocks, score(x, y), kl, y.tolist(), length):
             block.append(f"{name:<11} r {r:+.2f}  kl {nats:4.1f}  {decode(ids[:n])}")
     return ["\n".join(block) for block in blocks]
+
+
+def samples(rho, pi, score, queries, decode, *how):
+    """The same for all the queries, in random order, as one text."""
+    blocks = [block for x in queries.values() for block in side_by_side(
+        rho, pi, score, x.to(rho.wte.weight.device), decode, *how)]
+    return "\n\n".join(blocks[i] for i in torch.randperm(len(blocks))) + "\n"

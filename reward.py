@@ -198,10 +198,10 @@ def score_in_batches(r, tokens, length, size=512):
     return torch.cat([r(t, n) for t, n in zip(tokens.split(size), length.split(size))])
 
 
-def samples_of(rho, queries, T, temperature, cut):
-    """What r is normalised on: rho's responses to the queries, tokens (B, S), length (B,)."""
+def samples_of(rho, queries, T, temperature, cut, n=1024):
+    """What r is normalised on: rho's responses to n queries, tokens (B, S), length (B,)."""
     longest, rows, lengths = max(queries), [], []
-    for x in queries.values():
+    for x in pick(queries, n).values():
         x = x.to(rho.wte.weight.device)
         y, _, _ = sample(rho, x, T, temperature)
         lengths.append(x.size(1) + cut(y)[0])
@@ -246,10 +246,10 @@ def train_reward(r, tokens, length, best, *, lr, batch_size, epochs=1):
         yield loss.item()
 
 
-def fit_reward(rho, comparisons, encode, level, *, lr, batch_size):
-    """A new r, of mean 0 and variance 1 on the samples `level` of rho after its one epoch (section
-    2), and before it, so that training starts at that scale (released code)."""
-    r = RewardModel(rho)
+def fit_reward(rho, comparisons, encode, queries, how, *, lr, batch_size):
+    """A new r, of mean 0 and variance 1 on samples of rho after its one epoch (section 2), and
+    before it, so that training starts at that scale (released code)."""
+    r, level = RewardModel(rho), samples_of(rho, queries, *how)
     normalise(r, *level)
     data = to_tokens(comparisons, encode, rho.shape["context"])
     steps = train_reward(r, *data, lr=lr, batch_size=batch_size)

@@ -37,7 +37,8 @@ import gpt
 import reward
 import stories
 from gpt import Complaint, watch
-from ppo import Policy, cut_at, opinion_rule, period_rule, ppo, questions, side_by_side
+from ppo import (Policy, cut_at, opinion_rule, period_rule, ppo, questions, samples,
+                 side_by_side)
 
 STAGES = ["language_model", "labels", "reward_model", "policy", "evaluation"]
 
@@ -170,6 +171,7 @@ def stage(cfg, name, artefact, make, load, given=""):
     torch.manual_seed(1000 * cfg.seed + STAGES.index(name))
     start = time.time()
     if given:
+        load(given)                                          # or a complaint that names it
         gpt.write_whole(path, lambda name: shutil.copyfile(given, name))
     else:
         make(path)
@@ -211,7 +213,7 @@ def train_language_model(cfg, path):
                         f"another's end, and {rho.shape['context'] + 1} tokens in a row")
     steps = gpt.fit("language_model", rho, gpt.batches_of(windows, cfg.lm_batch), cfg.lm_steps,
                     cfg.lm_lr)
-    for _ in watch("language_model", steps, cfg.lm_steps, lambda loss: f"loss {loss:.3f}"):
+    for _ in watch("language_model", steps, cfg.lm_steps, "loss {:.3f}".format):
         pass
     save(path, shape=rho.shape, weights=rho.state_dict(), queries=queries,
          tokens=[t.decode("latin-1") for t in tokens.tokens],
@@ -252,18 +254,16 @@ def collect_labels(cfg, world, path):
 
 
 def fit_reward(cfg, world, comparisons):
-    """Step 2: r, normalised on 1,024 samples of rho."""
-    level = reward.samples_of(world.rho, reward.pick(world.queries["reward"], 1024), *world.how)
-    return reward.fit_reward(world.rho, comparisons, world.tokens.encode, level,
-                             lr=cfg.reward_lr, batch_size=cfg.reward_batch)
+    """Step 2: r."""
+    return reward.fit_reward(world.rho, comparisons, world.tokens.encode, world.queries["reward"],
+                             world.how, lr=cfg.reward_lr, batch_size=cfg.reward_batch)
 
 
 def train_reward_model(cfg, world, train, path):
     """The r that pi starts with. Where pi is paid by the true score it sees one batch, unasked."""
     lessons = {"reviews": reward.reviews(cfg.n_labels, random.Random(cfg.seed)),
-               "true": train[:cfg.reward_batch]}
-    r = fit_reward(cfg, world, lessons.get(cfg.reward.lstrip("-"), train))
-    save(path, reward=r.state_dict())
+               "true": train[:cfg.reward_batch]}.get(cfg.reward.removeprefix("-"), train)
+    save(path, reward=fit_reward(cfg, world, lessons).state_dict())
 
 
 def load_policy(world, path):
@@ -293,9 +293,9 @@ def learn_along(cfg, world, r, pi, train, held_out, updates):
     if cfg.shared:
         lessons, exam = (reward.to_tokens(c, world.tokens.encode, world.rho.shape["context"])
                          for c in (train, held_out[:512]))
-        level = reward.samples_of(world.rho, reward.pick(world.queries["reward"], 1024), *world.how)
-        yield from reward.on_one_trunk(r, pi, lessons, exam, level, lr=cfg.lr, steps=cfg.epochs,
-                                       batch_size=cfg.reward_batch, updates=updates)
+        yield from reward.on_one_trunk(
+            r, pi, lessons, exam, reward.samples_of(world.rho, world.queries["reward"], *world.how),
+            lr=cfg.lr, batch_size=cfg.reward_batch, steps=cfg.epochs, updates=updates)
     for n in range(1, updates + 1):
         if n < updates and n * cfg.online // updates > (n - 1) * cfg.online // updates:
             wanted = reward.labels_wanted(n / updates, cfg.n_labels // 4, cfg.n_labels)
@@ -318,10 +318,10 @@ def train_policy(cfg, world, r, train, held_out, path):
         temperature=cfg.temperature, lr=cfg.lr, epochs=cfg.epochs, minibatches=cfg.minibatches,
         clip=cfg.clip, lam=cfg.lam, vf_coef=cfg.vf_coef, whiten_rewards=cfg.whiten_rewards,
         beta=cfg.beta, kl_target=cfg.kl_target or None, K=cfg.K)
-    show = "r {score:+.2f} | kl {kl:.2f} | beta {beta:.3f} | clip {clip_fraction:.1%}"
+    show = "r {score:+.2f} | kl {kl:.2f} | beta {beta:.3f} | clip {clip_fraction:.1%}".format_map
     total = -(-cfg.episodes // cfg.batch)
     with open(os.path.join(cfg.out, "metrics.jsonl"), "w") as file:
-        for seen, told in zip(watch("policy", updates, total, lambda seen: show.format(**seen)),
+        for seen, told in zip(watch("policy", updates, total, show),
                               learn_along(cfg, world, r, pi, train, held_out, total)):
             file.write(json.dumps({**seen, "true": liked[-1], **told}) + "\n")
             file.flush()
@@ -335,9 +335,10 @@ def evaluate(cfg, world, r, pi, train, held_out, path):
     other = load_policy(world, cfg.against)[0] if cfg.against else None
     results = {"task": cfg.task, "seed": cfg.seed, "config": asdict(cfg), **figures.results(
         cfg, world, r, pi, other, score, true, train, held_out, log)}
-    samples = figures.samples(cfg, world, score, pi)
+    text = samples(world.rho, pi.trunk, score, reward.pick(world.queries["evaluation"], 40),
+                   world.tokens.decode, *world.how)
     gpt.write_whole(os.path.join(cfg.out, "samples.txt"),
-                    lambda name: Path(name).write_text(samples, "utf-8"))
+                    lambda name: Path(name).write_text(text, "utf-8"))
     write_json(path, results)
     figures.draw(figures.plan()["panels"], {"": [figures.told(Path(cfg.out), {})]},
                  os.path.join(cfg.out, "figure.png"))
@@ -361,9 +362,8 @@ def run(cfg):
     results = stage(cfg, "evaluation", "results.json", lambda path: evaluate(
         cfg, world, r, pi, train, held_out, path), read_json)
     made = read_json(os.path.join(cfg.out, "config.json"))["stages"]
-    results["seconds"] = {name: made[name]["seconds"] for name in STAGES}
-    results["policy"]["episodes_per_second"] = results["policy"]["episodes"] / made[
-        "policy"]["seconds"]
+    results["seconds"] = seconds = {name: made[name]["seconds"] for name in STAGES}
+    results["policy"]["episodes_per_second"] = results["policy"]["episodes"] / seconds["policy"]
     write_json(os.path.join(cfg.out, "results.json"), results)
     blocks = Path(cfg.out, "samples.txt").read_text("utf-8").split("\n\n")
     print("\n" + "\n\n".join(blocks[:3]) + "\n\n" + figures.table(results))
@@ -433,8 +433,7 @@ def check(cfg):
     need(cfg.share < 1 / 3, "share", "below a third, so that something is left for rho")
     need(cfg.minibatches <= cfg.batch, "minibatches", f"at most --batch, {cfg.batch}")
     need(cfg.n_labels >= 5, "n_labels", "at least 5")
-    need(math.isfinite(cfg.beta) and (cfg.beta or not cfg.kl_target), "beta",
-         "a number, and not 0 unless --kl_target is")
+    need(math.isfinite(cfg.beta) and (cfg.beta or not cfg.kl_target), "beta", "finite and not 0")
     if cfg.labels:
         reward.split_labels(cfg.labels)
 
@@ -445,20 +444,16 @@ def main(argv=None):
     try:
         if argv and argv[0] not in ("run", "sample") and not argv[0].startswith("-"):
             figures.command(argv)
-            return 0
-        command, prompt, cfg = read_options(argv)
-        if command == "sample":
-            sample_command(cfg, prompt)
         else:
-            run(cfg)
+            command, prompt, cfg = read_options(argv)
+            sample_command(cfg, prompt) if command == "sample" else run(cfg)
+        return 0
     except (KeyboardInterrupt, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)         # perhaps nobody reads any more
         print("rlhf.py: stopped; finished stages are kept for the same command", file=sys.stderr)
-        return 2
     except (Complaint, OSError) as e:
         print(f"rlhf.py: {e}", file=sys.stderr)
-        return 2
-    return 0
+    return 2
 
 
 if __name__ == "__main__":
