@@ -299,26 +299,26 @@ def labels_wanted(share, first, last):
 # --- the mock reward of section 3.1.1: a classifier of reviews ------------------------------------
 
 GOODS = "kettle lamp quilt teapot suitcase blanket mirror carpet violin jacket".split()
-REVIEWS = {1: """{good} {goods} and {good} value|works {good} and looks {good}|arrived early, {good}
-    quality|highly recommend this {good} {goods}|{good}, would buy again|five stars for a {good}
-    {goods}|my sister wants one too|not {bad} at all""", 0: """{bad} {goods} and {bad} value|arrived
-    late, {bad} quality|do not buy this {bad} {goods}|{bad}, want a refund|one star for a {bad}
-    {goods}|returned it, so {bad}|my sister sent hers back|not {good} at all"""}
-GOOD = "excellent great perfect sturdy lovely wonderful fine useful beautiful good charming".split()
-BAD = "useless cheap awful terrible broken defective poor disappointing dirty dull ugly".split()
+REVIEWS = """{w} {goods}, {w} value|bought this {w} {goods} for my sister|{w} quality and {w} colour|the
+    {goods} looks {w}|arrived today, {w} and {w}|{w} service, {w} box|works {w}|{w} overall"""
+WORDS = ("excellent great perfect sturdy lovely wonderful useful beautiful good charming".split(),
+         "useless cheap awful terrible broken defective poor disappointing dirty ugly".split())
 
 
 def reviews(n, rng):
-    """n short reviews of things bought: what was written, and best = 1 for 4 or 5 stars of 5.
+    """n short reviews of things bought, and best = 1 for 4 or 5 stars of 5, 0 for 1 or 2.
 
-    Another domain than the stories: fragments without a subject, about goods. Some of their words
-    of praise are the stories' own; all those for joy, grief and deeds are not."""
+    Another domain than the stories: fragments without a subject, about goods, each word of praise
+    or blame as likely as the stars say. Half of these words the stories have too; joy, grief and
+    deeds are not among them."""
     def line(stars):
-        frame = rng.choice(REVIEWS[stars].split("|"))
-        words = {"good": rng.choice(GOOD), "bad": rng.choice(BAD), "goods": rng.choice(GOODS)}
-        return " ".join(frame.split()).format(**words).capitalize() + "."
-    stars = [rng.randrange(2) for _ in range(n)]
-    return [Comparison(line(s), [line(s)], s) for s in stars]
+        text = " ".join(rng.choice(REVIEWS.split("|")).split()).replace("{goods}", rng.choice(GOODS))
+        while "{w}" in text:
+            words = WORDS[rng.random() > (stars - 0.5) / 5]
+            text = text.replace("{w}", rng.choice(words), 1)
+        return text.capitalize() + "."
+    stars = [rng.choice((1, 2, 4, 5)) for _ in range(n)]
+    return [Comparison(line(s), [line(s)], int(s > 3)) for s in stars]
 
 
 # --- the supervised baseline ----------------------------------------------------------------------

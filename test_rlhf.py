@@ -355,19 +355,24 @@ def test_one_option_is_a_logistic_regression(model):
 
 
 def test_reviews_are_another_domain_and_can_be_told_apart():
-    reviews = reward.reviews(2000, random.Random(0))
-    assert 0.4 < sum(c.best for c in reviews) / 2000 < 0.6
+    reviews = reward.reviews(4000, random.Random(0))
+    assert 0.45 < sum(c.best for c in reviews) / 4000 < 0.55
     words = lambda texts: set(re.findall("[a-z]+", " ".join(texts).lower()))
     said, told = words(c.query for c in reviews), words(passages(2000))
-    assert {"recommend", "refund", "excellent"} <= said - told and {"joy", "grief"} <= told - said
+    assert {"excellent", "defective", "value"} <= said - told and {"joy", "grief"} <= told - said
     assert {"lovely", "awful"} <= said & told, "what can be carried over"
+    good, bad = map(set, reward.WORDS)
+    counted = [sum((w in good) - (w in bad) for w in re.findall(
+        "[a-z]+", (c.query + c.samples[0]).lower())) for c in reviews]
+    by_counting = np.mean([(n > 0) == c.best for n, c in zip(counted, reviews) if n])
     torch.manual_seed(0)
     tokens = gpt.Tokens(gpt.learn_bpe(" ".join(passages(300)), 600))
     r = reward.RewardModel(gpt.GPT(600, 64, 1, 2, 32))
     data, length, best = reward.to_tokens(reviews, tokens.encode, 64)
-    list(reward.train_reward(r, data[:1600], length[:1600], best[:1600], lr=5e-3, batch_size=16))
-    liked = r(data[1600:, 0], length[1600:, 0]) > 0
-    assert (liked == best[1600:]).float().mean().item() > 0.9
+    list(reward.train_reward(r, data[:3200], length[:3200], best[:3200], lr=5e-3, batch_size=16))
+    seen = ((r(data[3200:, 0], length[3200:, 0]) > 0) == best[3200:])[np.array(counted[3200:]) != 0]
+    assert 0.8 < by_counting < 0.95, "stars are not quite what is said"
+    assert seen.float().mean().item() > by_counting - 0.08
 
 
 def test_the_schedule_of_labels_by_hand():
