@@ -19,7 +19,7 @@ import sys
 import time
 import tomllib
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import matplotlib
@@ -96,10 +96,10 @@ def results(cfg, world, r, pi, other, score, true, train, held_out, log):
     (zero_shot, zero_shot_true), _ = measure(rho, rho, both, picked, *world.how)
     optimum = frontier(rho, score, few, cfg.optimum_samples, *world.how[:2]) if few else []
 
-    def optimal(column):  # at pi's KL; beyond what was sampled None, not the curve's last point
-        known = optimum and kl <= optimum[-1][2]
-        return float(np.interp(kl, *np.array(optimum).T[[2, column]])) if known else None
-    gain = optimal(1)
+    best, size = None, None               # beyond what was sampled, not the curve's last point
+    if optimum and kl <= optimum[-1][2]:
+        gain, size = (float(np.interp(kl, *np.array(optimum).T[[2, column]])) for column in (1, 3))
+        best = zero_shot + gain
     wins = {"zero_shot": win_rate(cfg, world, pi, rho, picked)}
     if cfg.supervised_lr:
         tuned = supervised(rho, train, world.tokens.encode, cfg.supervised_lr)
@@ -111,8 +111,7 @@ def results(cfg, world, r, pi, other, score, true, train, held_out, log):
         "language_model": world.losses,
         **beside_limits(cfg, r, world.tokens, train, held_out),
         "policy": {"kl": kl, "kl_target": cfg.kl_target, "beta": log[-1]["beta"], "reward": reached,
-                   "optimal_reward": None if gain is None else zero_shot + gain,
-                   "optimal_effective_samples": optimal(3),
+                   "optimal_reward": best, "optimal_effective_samples": size,
                    "zero_shot_reward": zero_shot, "true_reward": reached_true,
                    "zero_shot_true_reward": zero_shot_true, "episodes": log[-1]["episode"]},
         "win_rate": wins,
@@ -139,6 +138,10 @@ def table(results):
 
 
 # --- pictures -------------------------------------------------------------------------------------
+
+STYLES = [{"ls": line, "marker": mark, "color": f"C{i}", "mfc": "none"} for i, (line, mark) in
+          enumerate(zip(["-", "--", "-.", ":", "-", "--", "-."], "os^DvPX"))]
+
 
 def told(path, settings):
     """What a picture may want of the run in a folder: its settings and numbers, curves of 24 means,
@@ -190,16 +193,15 @@ def draw(panels, series, path):
     for ax in axes.flat[len(panels):]:
         ax.axis("off")
     for ax, panel in zip(axes.flat, panels):
-        styles = ({"ls": line, "marker": mark, "color": f"C{i}", "mfc": "none"} for i, line, mark in
-                  zip(range(9), itertools.cycle(["-", "--", "-.", ":"]), itertools.cycle("os^Dv")))
+        styles = iter(STYLES)
         if "optimum" in panel:
             kl, reward, size = optimum_of(next(iter(series.values()))[0])
-            for on, style, label in ((size >= 100, "k-", "sampled optimum"),
-                                     (size >= 10, "k:", "on under 100 samples")):
-                if panel["optimum"] == "all":
-                    ax.plot(kl[on], reward[on], style, label=label)
-                elif style == "k-":
-                    ax.axhline(np.interp(panel["optimum"], kl, reward), color="black", label=label)
+            firm, loose = size >= 100, size >= 10
+            if panel["optimum"] == "all":
+                ax.plot(kl[firm], reward[firm], "k-", label="sampled optimum")
+                ax.plot(kl[loose], reward[loose], "k:", label="on 10 to 100 effective samples")
+            else:
+                ax.axhline(np.interp(panel["optimum"], kl, reward), color="black", label="optimum")
         curves = [(label or y, runs, y) for label, runs in series.items() if label != "optimum"
                   for y in panel.get("y", [])]
         for label, runs, y in curves:
@@ -217,8 +219,7 @@ def draw(panels, series, path):
             named = isinstance(curve["y"][0], str)
             ax.plot(curve["x"], curve["y"], label=curve["label"], **(
                 {"ls": "", "marker": "x", "color": "black", "ms": 9} if named else next(styles)))
-        ax.set(**{key: panel[key] for key in ("title", "xlabel", "ylabel", "xscale", "yscale",
-                                              "xlim", "ylim") if key in panel})
+        ax.set(**{key: panel[key] for key in panel.keys() - {"x", "y", "optimum", "paper"}})
         if ax.get_legend_handles_labels()[0]:
             ax.legend(frameon=False, fontsize=8)
     gpt.write_whole(path, lambda name: fig.savefig(name, dpi=110, format="png"))
@@ -239,9 +240,9 @@ def plan():
 
 def expand(options, plan):
     """A series' runs, the settings of each: one for every value of a list and for every seed."""
-    options = dict(options)
+    options = {"task": "sentiment", **options}
     alone, n = options.pop("alone", False), options.pop("seeds", 1)
-    base = plan["world"] if options.pop("world", False) else {}
+    base = plan["world"][options["task"]] if options.pop("world", False) else {}
     options = {**({} if alone else plan["common"]), **base, **options}
     lists = [key for key, value in options.items() if isinstance(value, list)]
     return [{**options, **dict(zip(lists, values)), "seed": seed}
@@ -290,23 +291,18 @@ def run_all(home, wanted, plan, quick):
                 env={**os.environ, "OMP_NUM_THREADS": "1"})
         if done.returncode:
             raise Complaint(f"a run failed; {path}/log.txt says why")
-        return path
+        del weight[path]
+        left = sum(weight.values())
+        minutes = (time.time() - start) / 60 * left / (whole - left)
+        print(f"{len(weight)} of {len(level)} runs and some {minutes:.0f} minutes left; done: "
+              f"{path.name}", flush=True)
     for options in wanted:
         add(options)
     weight = {path: 5000 + o.get("episodes", 50000) for path, (_, o) in level.items()}
     start, whole = time.time(), sum(weight.values())
     for now in sorted({n for n, _ in level.values()}):
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            jobs = [pool.submit(launch, path) for path in level if level[path][0] == now]
-            try:
-                for job in as_completed(jobs):
-                    del weight[job.result()]
-                    left = sum(weight.values())
-                    left *= (time.time() - start) / (whole - left) / 60
-                    print(f"{len(weight)} of {len(level)} runs and some {left:.0f} minutes left; "
-                          f"done: {job.result().name}", flush=True)
-            finally:
-                pool.shutdown(cancel_futures=True)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:        # a failed run cancels what waits
+            list(pool.map(launch, [path for path in level if level[path][0] == now]))
 
 
 def rendered(template):

@@ -299,8 +299,8 @@ def labels_wanted(share, first, last):
 # --- the mock reward of section 3.1.1: a classifier of reviews ------------------------------------
 
 GOODS = "kettle lamp quilt teapot suitcase blanket mirror carpet violin jacket".split()
-REVIEWS = """{w} {goods}, {w} value|bought this {w} {goods} for my sister|{w} quality and {w} colour|the
-    {goods} looks {w}|arrived today, {w} and {w}|{w} service, {w} box|works {w}|{w} overall"""
+REVIEWS = """{w} {goods}, {w} value|bought this {w} {goods} for my sister|{w} quality and {w} colour|
+    the {goods} looks {w}|arrived today, {w} and {w}|{w} service, {w} box|works {w}|{w} overall"""
 WORDS = ("excellent great perfect sturdy lovely wonderful useful beautiful good charming".split(),
          "useless cheap awful terrible broken defective poor disappointing dirty ugly".split())
 
@@ -312,7 +312,8 @@ def reviews(n, rng):
     or blame as likely as the stars say. Half of these words the stories have too; joy, grief and
     deeds are not among them."""
     def line(stars):
-        text = " ".join(rng.choice(REVIEWS.split("|")).split()).replace("{goods}", rng.choice(GOODS))
+        text = " ".join(rng.choice(REVIEWS.split("|")).split())
+        text = text.replace("{goods}", rng.choice(GOODS))
         while "{w}" in text:
             words = WORDS[rng.random() > (stars - 0.5) / 5]
             text = text.replace("{w}", rng.choice(words), 1)

@@ -958,7 +958,7 @@ PLAN = figures.plan()
 
 
 def test_a_series_is_a_run_for_each_value_and_seed():
-    plan = {"common": {"task": "sentiment", "lr": 1.0}, "world": {"lr": 2.0}}
+    plan = {"common": {"lr": 1.0}, "world": {"sentiment": {"lr": 2.0}}}
     assert figures.expand({"kl_target": [1, 2], "seeds": 2}, plan) == [
         {"task": "sentiment", "lr": 1.0, "kl_target": k, "seed": s} for k in (1, 2) for s in (0, 1)]
     assert figures.expand({"world": True}, plan) == [{"task": "sentiment", "lr": 2.0, "seed": 0}]
