@@ -112,6 +112,7 @@ def results(cfg, world, r, pi, other, score, true, train, held_out, log):
         **beside_limits(cfg, r, world.tokens, train, held_out),
         "policy": {"kl": kl, "kl_target": cfg.kl_target, "beta": log[-1]["beta"], "reward": reached,
                    "optimal_reward": best, "optimal_effective_samples": size,
+                   "share_of_optimum": best and (reached - zero_shot) / (best - zero_shot),
                    "zero_shot_reward": zero_shot, "true_reward": reached_true,
                    "zero_shot_true_reward": zero_shot_true, "episodes": log[-1]["episode"]},
         "win_rate": wins,
@@ -124,13 +125,13 @@ def table(results):
     """The results as a person reads them at the end of a run."""
     lm, r, p, t = (results[key] for key in ("language_model", "reward_model", "policy", "seconds"))
     best = r["best_loss"] and f"best possible {r['best_accuracy']:.3f}, {r['best_loss']:.3f}"
-    optimum = "beyond what was sampled" if p["optimal_reward"] is None else (
-        f"{p['optimal_reward']:+.2f}")
+    optimum = p["optimal_reward"] is not None and f"{p['optimal_reward']:+.2f}"
     rows = [("language model", f"loss {lm['loss']:.3f}", f"unigram {lm['unigram_loss']:.3f}"),
             ("reward model", f"accuracy {r['accuracy']:.3f}, loss {r['loss']:.3f}", best or ""),
             ("KL(pi, rho)", f"{p['kl']:.2f}", f"target {p['kl_target'] or 'none'}"),
             ("reward of pi", f"{p['reward']:+.2f}",
-             f"zero-shot {p['zero_shot_reward']:+.2f}, optimum at this KL {optimum}"),
+             f"zero-shot {p['zero_shot_reward']:+.2f}, optimum at this KL "
+             f"{optimum or 'beyond what was sampled'}"),
             *((f"win rate, {key}", f"{w['mean']:.1%}", f"+/- {w['stderr']:.1%} of {w['n']}")
               for key, w in results["win_rate"].items()),
             ("seconds", f"{sum(t.values()):.0f}", ", ".join(f"{k} {v:.0f}" for k, v in t.items()))]
@@ -153,9 +154,6 @@ def told(path, settings):
                if type(value) in (int, float)}
     for name, win in results["win_rate"].items():
         numbers[f"win_rate.{name}"] = 100 * win["mean"]
-    zero, best = (numbers.get(f"policy.{key}") for key in ("zero_shot_reward", "optimal_reward"))
-    if best is not None:
-        numbers["policy.share"] = 100 * (numbers["policy.reward"] - zero) / (best - zero)
     parts, curve = np.array_split(log, min(24, len(log))), {}
     for key in ("episode", "score", "true", "kl", "beta", "labels", "reward_loss", "held_out_loss"):
         known = [[m[key] for m in part if key in m] for part in parts]
@@ -177,8 +175,7 @@ def points_of(runs, x, y):
     at = defaultdict(list)
     for run in runs:
         known = {**run["settings"], **run["numbers"], **run["curve"]}
-        columns = [v if isinstance(v, list) else [v] for v in (known[x], known.get(y))]
-        for a, b in zip(*columns):
+        for a, b in zip(*(v if isinstance(v, list) else [v] for v in (known[x], known.get(y)))):
             if b is not None:
                 at[a].append(b)
     return at
@@ -321,10 +318,9 @@ def rendered(template):
 
 def with_results(readme):
     """The README with its results written anew, from results.md and the JSON files."""
-    before, rest = readme.split("<!-- results -->\n")
-    after = rest.split("<!-- end of results -->\n")[1]
     text = rendered((RESULTS / "results.md").read_text("utf-8"))
-    return f"{before}<!-- results -->\n{text}<!-- end of results -->\n{after}"
+    return re.sub("(?s)(<!-- results -->\n).*(<!-- end of results -->)",
+                  lambda marks: marks[1] + text + marks[2], readme)
 
 
 def file_of(title, home=RESULTS, end="json"):

@@ -299,7 +299,7 @@ def labels_wanted(share, first, last):
 # --- the mock reward of section 3.1.1: a classifier of reviews ------------------------------------
 
 GOODS = "kettle lamp quilt teapot suitcase blanket mirror carpet violin jacket".split()
-REVIEWS = """{w} {goods}, {w} value|bought this {w} {goods} for my sister|{w} quality and {w} colour|
+REVIEWS = """{w} {goods}, {w} value|bought this {w} {goods} for my sister|{w} quality, {w} colour|
     the {goods} looks {w}|arrived today, {w} and {w}|{w} service, {w} box|works {w}|{w} overall"""
 WORDS = ("excellent great perfect sturdy lovely wonderful useful beautiful good charming".split(),
          "useless cheap awful terrible broken defective poor disappointing dirty ugly".split())

@@ -21,7 +21,6 @@ import math
 import os
 import pickle
 import random
-import shutil
 import sys
 import time
 from contextlib import contextmanager
@@ -110,12 +109,11 @@ QUICK = dict(passages=4000, lm_steps=250, n_labels=500, episodes=1280, evaluatio
 
 def settings_of(cfg, stage):
     """All settings that the stage's result depends on, files by their content."""
-    found = {}
-    for f in fields(cfg):
-        if f.metadata["stage"] in STAGES[:STAGES.index(stage) + 1]:
-            found[f.name] = value = getattr(cfg, f.name)
-            if f.name in ("model", "text", "labels", "against") and value:
-                found[f.name] = hashlib.sha256(Path(value).read_bytes()).hexdigest()
+    before = STAGES[:STAGES.index(stage) + 1]
+    found = {f.name: getattr(cfg, f.name) for f in fields(cfg) if f.metadata["stage"] in before}
+    for name in {"model", "text", "labels", "against"} & found.keys():
+        if found[name]:
+            found[name] = hashlib.sha256(Path(found[name]).read_bytes()).hexdigest()
     return found
 
 
@@ -172,7 +170,7 @@ def stage(cfg, name, artefact, make, load, given=""):
     start = time.time()
     if given:
         load(given)                                          # or a complaint that names it
-        gpt.write_whole(path, lambda name: shutil.copyfile(given, name))
+        gpt.write_whole(path, lambda name: Path(name).write_bytes(Path(given).read_bytes()))
     else:
         make(path)
     known["stages"][name] = {"settings": wanted, "seconds": round(time.time() - start, 1)}
@@ -201,16 +199,15 @@ def train_language_model(cfg, path):
     tokens = gpt.Tokens(gpt.learn_bpe("\n".join(" " + p for p in text[:a]), cfg.vocabulary))
     queries = reward.cut_queries(parts, tokens, cfg.query_min, cfg.query_max)
     del queries["train"]                                     # what rho has read asks nothing
-    print("queries: " + ", ".join(f"{sum(map(len, q.values()))} for {part}"
-                                  for part, q in queries.items()))
+    print("queries for", *(f"{part}: {sum(map(len, q.values()))}" for part, q in queries.items()))
     rho = gpt.GPT(len(tokens.tokens), cfg.query_max + cfg.response, cfg.layers, cfg.heads,
                   cfg.width).to(cfg.device)
     windows, unseen = (gpt.windows(map(tokens.encode, parts[part]), tokens.period,
                                    rho.shape["context"]) for part in ("train", "evaluation"))
     if not all([*queries.values(), len(windows), len(unseen)]):
-        raise Complaint(f"the text is too short: each part of it must have a query of "
-                        f"{cfg.query_min} to {cfg.query_max} tokens, from one sentence's start to "
-                        f"another's end, and {rho.shape['context'] + 1} tokens in a row")
+        raise Complaint(f"the text is too short: each part of it must have whole sentences of "
+                        f"{cfg.query_min} to {cfg.query_max} tokens, and after the start of a "
+                        f"sentence {rho.shape['context'] + 1} tokens")
     steps = gpt.fit("language_model", rho, gpt.batches_of(windows, cfg.lm_batch), cfg.lm_steps,
                     cfg.lm_lr)
     for _ in watch("language_model", steps, cfg.lm_steps, "loss {:.3f}".format):
@@ -285,10 +282,8 @@ def rewards(cfg, world, r, held_out):
 
 
 def learn_along(cfg, world, r, pi, train, held_out, updates):
-    """What becomes of r while pi learns: changed in place, and told of, after each update of pi.
-
-    --online (2.3): labelers compare samples of pi, and r is trained anew, from rho, on all labels
-    so far. --shared (4.2): see reward.on_one_trunk."""
+    """What becomes of r, in place, after each update of pi. --online (2.3): labelers see samples of
+    pi, and r is trained anew, from rho, on all labels so far. --shared: reward.on_one_trunk."""
     rng = np.random.default_rng([cfg.seed, 3])
     if cfg.shared:
         lessons, exam = (reward.to_tokens(c, world.tokens.encode, world.rho.shape["context"])
@@ -367,7 +362,6 @@ def run(cfg):
     write_json(os.path.join(cfg.out, "results.json"), results)
     blocks = Path(cfg.out, "samples.txt").read_text("utf-8").split("\n\n")
     print("\n" + "\n\n".join(blocks[:3]) + "\n\n" + figures.table(results))
-    return results
 
 
 def sample_command(cfg, prompt):
@@ -421,10 +415,9 @@ def check(cfg):
                 "shared", "supervised_lr", "optimum_queries")
     for f in fields(cfg):
         if f.type in (int, float) and f.name != "beta":
-            value = getattr(cfg, f.name)
-            enough = value >= 0 if f.name in may_be_0 else value > 0
-            need(enough and math.isfinite(value), f.name,
-                 "0 or more" if f.name in may_be_0 else "above 0")
+            least = "0 or more" if f.name in may_be_0 else "above 0"
+            enough = getattr(cfg, f.name) >= (0 if f.name in may_be_0 else sys.float_info.min)
+            need(enough and math.isfinite(getattr(cfg, f.name)), f.name, least)
     need(cfg.seed < 2 ** 32, "seed", "below 4294967296")
     need(cfg.vocabulary >= 257, "vocabulary", "at least 257: the bytes and one merge")
     need(cfg.width % cfg.heads == 0, "width", f"a multiple of --heads, {cfg.heads}")
