@@ -6,8 +6,7 @@ Paper: Ziegler et al. 2019, section 3.1.2 (win rates), figures 2 to 4, tables 1,
     python rlhf.py figure 2            what is missing is run; then its JSON and PNG are written
     python rlhf.py figure 2 --redraw   the PNG from the JSON; --quick: all in miniature, into out/
 
-Not here: anything that learns. An experiment is rlhf.py, run with the settings that stand in
-notebooks/results/experiments.toml.
+Nothing learns here: an experiment is rlhf.py with settings of notebooks/results/experiments.toml.
 """
 
 import itertools
@@ -145,8 +144,7 @@ STYLES = [{"ls": line, "marker": mark, "color": f"C{i}", "mfc": "none"} for i, (
 
 
 def told(path, settings):
-    """What a picture may want of the run in a folder: its settings and numbers, curves of 24 means,
-    two samples; five digits of every number."""
+    """What a picture may want of a run's folder; curves of 24 means, numbers of five digits."""
     results = json.loads((path / "results.json").read_text())
     log = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     numbers = {f"{part}.{key}": value for part, values in results.items()
@@ -225,14 +223,11 @@ def draw(panels, series, path):
 
 # --- the paper's figures and tables: runs of rlhf.py with other settings --------------------------
 
-TINY = "--quick --passages=1200 --lm_steps=40 --evaluations=24".split()
-TINIER = {"n_labels": 40, "episodes": 96, "optimum_queries": 16, "optimum_samples": 40}
-
-
 def plan():
-    """experiments.toml: {"common", "world", "panels", "results": {title: {"series", "panels"}}}."""
+    """experiments.toml, its figures and tables gathered under "results"."""
     found = tomllib.loads((RESULTS / "experiments.toml").read_text("utf-8"))
-    return {**{name: found.pop(name) for name in ("common", "world", "panels")}, "results": found}
+    return {name: found.pop(name) for name in ("common", "world", "miniature", "panels")} | {
+        "results": found}
 
 
 def expand(options, plan):
@@ -274,15 +269,13 @@ def run_all(home, wanted, plan, quick):
         return before
 
     def launch(path):
-        options = dict(level[path][1])
-        if quick:
-            options.update({k: -(-options[k] // TINIER[k]) for k in TINIER.keys() & options.keys()})
-        options.update({option: folder(home, o) / file for option, (o, file) in
-                        needs(level[path][1], plan).items()}, out=path)
+        files = needs(level[path][1], plan).items()
+        options = {**level[path][1], **(plan["miniature"] if quick else {}), "out": path,
+                   **{option: folder(home, o) / file for option, (o, file) in files}}
         path.mkdir(parents=True, exist_ok=True)
         with open(path / "log.txt", "w") as log:
             done = subprocess.run(
-                [sys.executable, Path(__file__).with_name("rlhf.py"), *(TINY if quick else []),
+                [sys.executable, Path(__file__).with_name("rlhf.py"),
                  *(f"--{key}={value}" for key, value in options.items())],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                 env={**os.environ, "OMP_NUM_THREADS": "1"})

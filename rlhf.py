@@ -5,8 +5,7 @@ Paper: Ziegler et al. 2019, "Fine-Tuning Language Models from Human Preferences"
 steps 1 to 3 of section 2: a language model rho, labels of its samples, a reward r, a policy pi.
 
     python rlhf.py                               sentiment, every stage
-    python rlhf.py --task descriptiveness        the paper's second style task
-    python rlhf.py --quick                       the same in miniature
+    python rlhf.py --task descriptiveness        the second style task; --quick: in miniature
     python rlhf.py sample --prompt "Mara the baker came to the harbor one morning."
     python rlhf.py figure 2                      a figure or table of the paper: see figures.py
 
@@ -178,7 +177,7 @@ def stage(cfg, name, artefact, make, load, given=""):
     return load(path)
 
 
-# --- the stages -----------------------------------------------------------------------------------
+# --- the stages, and the driver -------------------------------------------------------------------
 
 class World(NamedTuple):
     """What the first stage leaves to all others."""
@@ -339,8 +338,6 @@ def evaluate(cfg, world, r, pi, train, held_out, path):
                  os.path.join(cfg.out, "figure.png"))
 
 
-# --- the driver -----------------------------------------------------------------------------------
-
 def run(cfg):
     """rho, steps 1 to 3 of section 2 and the evaluation, each kept in the run's folder."""
     os.makedirs(cfg.out, exist_ok=True)
@@ -409,8 +406,7 @@ def check(cfg):
             raise Complaint(f"--{name} is {getattr(cfg, name)!r}, but must be {what}")
     need(cfg.task in stories.TASKS, "task", " or ".join(stories.TASKS))
     need(cfg.device in ["", *gpt.devices()], "device", f"present: {' or '.join(gpt.devices())}")
-    need(cfg.reward.removeprefix("-") in ("learned", "true", "reviews"), "reward",
-         "learned, true or reviews, perhaps with a minus in front")
+    need(cfg.reward.removeprefix("-") in ("learned", "true", "reviews"), "reward", "as in --help")
     may_be_0 = ("seed", "kl_target", "truncate_after", "K", "vf_coef", "whiten_rewards", "online",
                 "shared", "supervised_lr", "optimum_queries")
     for f in fields(cfg):
