@@ -1009,3 +1009,21 @@ def test_numbers_are_filled_in_from_the_results(tmp_path, monkeypatch):
     assert fill("a {{figure 9 | direct RL | policy.kl}} b") == "a 2.00 ± 1.41 b"
     assert fill("{{figure 9 | direct RL | win}}") == "52.0 ± 1.4"
     assert fill("{{figure 9 | direct RL | policy.kl | seed=1}}") == "3.00"
+
+
+def test_the_readme_says_what_the_results_say():
+    readme = (Path(__file__).parent / "README.md").read_text("utf-8")
+    assert figures.with_results(readme) == readme, "python rlhf.py results"
+    assert "{{" not in readme
+
+
+def test_more_labels_are_better_and_the_true_score_is_best():
+    series = json.loads(figures.file_of("figure 2").read_text())["series"]
+    best_to_worst = [[run["numbers"]["policy.true_reward"] for run in series[label]] for label in (
+        "direct RL", "5,000 labels", "1,667 labels", "417 labels")]
+    for better, worse in zip(best_to_worst, best_to_worst[1:]):
+        assert min(better) > max(worse), "no two seeds' ranges meet"
+    kl, optimum, _ = figures.optimum_of(series["optimum"][0])
+    for run in series["direct RL"]:
+        numbers = run["numbers"]
+        assert numbers["policy.true_reward"] < np.interp(numbers["policy.kl"], kl, optimum)
