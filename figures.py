@@ -128,7 +128,7 @@ def table(results):
     rows = [("language model", f"loss {lm['loss']:.3f}", f"unigram {lm['unigram_loss']:.3f}"),
             ("reward model", f"accuracy {r['accuracy']:.3f}, loss {r['loss']:.3f}", best or ""),
             ("KL(pi, rho)", f"{p['kl']:.2f}", f"target {p['kl_target'] or 'none'}"),
-            ("reward of pi", f"{p['reward']:+.2f}",
+            ("reward of pi, and true reward", f"{p['reward']:+.2f}, {p['true_reward']:+.2f}",
              f"zero-shot {p['zero_shot_reward']:+.2f}, optimum at this KL "
              f"{optimum or 'beyond what was sampled'}"),
             *((f"win rate, {key}", f"{w['mean']:.1%}", f"+/- {w['stderr']:.1%} of {w['n']}")
