@@ -6,7 +6,7 @@ Paper: Ziegler et al. 2019, section 3.1.2 (win rates), figures 2 to 4, tables 1,
     python rlhf.py figure 2            what is missing is run; then its JSON and PNG are written
     python rlhf.py figure 2 --redraw   the PNG from the JSON; --quick: all in miniature, into out/
 
-Nothing learns here: an experiment is rlhf.py with settings of notebooks/results/experiments.toml.
+No pi learns here: an experiment is rlhf.py with settings of notebooks/results/experiments.toml.
 """
 
 import itertools
@@ -49,7 +49,7 @@ def language_model_losses(rho, train, test):
     return {"loss": float(np.mean(losses)), "unigram_loss": unigram}
 
 
-def beside_limits(cfg, r, tokens, train, held_out):
+def beside_limits(cfg, r, tokens, n, train, held_out):
     """How often labelers agree, by choice and by taste alone; and r on comparisons never trained
     on, beside the best that anyone can reach. Of labels from a file only the choice is known."""
     asked, learned = ([c.samples for c in part] for part in (held_out, train))
@@ -66,7 +66,7 @@ def beside_limits(cfg, r, tokens, train, held_out):
         limits = stories.limits(cfg.task, asked)
     data, length, _ = to_tokens(held_out, tokens.encode, r.trunk.shape["context"])
     seen = judge(r, data, length, torch.tensor(p, dtype=torch.float32))
-    return {"labels": {"n": len(train), **agreement},
+    return {"labels": {"n": n, **agreement},
             "reward_model": {**seen, **limits, "n": len(held_out)}}
 
 
@@ -84,7 +84,7 @@ def win_rate(cfg, world, model, other, queries):
     return {"mean": float(won.mean()), "stderr": float(won.std() / len(won) ** 0.5), "n": len(won)}
 
 
-def results(cfg, world, r, pi, other, score, true, train, held_out, log):
+def results(cfg, world, r, pi, rival, score, true, train, held_out, log):
     """Everything that results.json tells of a run, held out, beside its limit."""
     rho, pi, queries = world.rho, pi.trunk, world.queries["evaluation"]
     picked, few = pick(queries, cfg.evaluations), pick(queries, cfg.optimum_queries)
@@ -97,21 +97,20 @@ def results(cfg, world, r, pi, other, score, true, train, held_out, log):
 
     best, size = None, None               # beyond what was sampled, not the curve's last point
     if optimum and kl <= optimum[-1][2]:
-        gain, size = (float(np.interp(kl, *np.array(optimum).T[[2, column]])) for column in (1, 3))
-        best = zero_shot + gain
+        best, size = (float(np.interp(kl, *np.array(optimum).T[[2, column]])) for column in (1, 3))
     wins = {"zero_shot": win_rate(cfg, world, pi, rho, picked)}
     if cfg.supervised_lr:
         tuned = supervised(rho, train, world.tokens.encode, cfg.supervised_lr)
         wins.update(supervised=win_rate(cfg, world, pi, tuned, picked),
                     supervised_vs_zero_shot=win_rate(cfg, world, tuned, rho, picked))
-    if other:
-        wins["against"] = win_rate(cfg, world, pi, other.trunk, picked)
+    if cfg.against:
+        wins["against"] = win_rate(cfg, world, pi, rival(), picked)
     return {
         "language_model": world.losses,
-        **beside_limits(cfg, r, world.tokens, train, held_out),
+        **beside_limits(cfg, r, world.tokens, log[-1].get("labels", len(train)), train, held_out),
         "policy": {"kl": kl, "kl_target": cfg.kl_target, "beta": log[-1]["beta"], "reward": reached,
-                   "optimal_reward": best, "optimal_effective_samples": size,
-                   "share_of_optimum": best and (reached - zero_shot) / (best - zero_shot),
+                   "optimal_reward": best and zero_shot + best, "optimal_effective_samples": size,
+                   "share_of_optimum": best and (reached - zero_shot) / best,
                    "zero_shot_reward": zero_shot, "true_reward": reached_true,
                    "zero_shot_true_reward": zero_shot_true, "episodes": log[-1]["episode"]},
         "win_rate": wins,
@@ -153,7 +152,7 @@ def told(path, settings):
     for name, win in results["win_rate"].items():
         numbers[f"win_rate.{name}"] = 100 * win["mean"]
     parts, curve = np.array_split(log, min(24, len(log))), {}
-    for key in ("episode", "score", "true", "kl", "beta", "labels", "reward_loss", "held_out_loss"):
+    for key in sorted({key for m in log for key in m} - {"policy_loss", "value_loss", "total"}):
         known = [[m[key] for m in part if key in m] for part in parts]
         curve[key] = [float(np.mean(part)) if part else None for part in known]
     found = {"settings": settings, "numbers": numbers, "curve": curve,
@@ -196,7 +195,8 @@ def draw(panels, series, path):
                 ax.plot(kl[firm], reward[firm], "k-", label="sampled optimum")
                 ax.plot(kl[loose], reward[loose], "k:", label="on 10 to 100 effective samples")
             else:
-                ax.axhline(np.interp(panel["optimum"], kl, reward), color="black", label="optimum")
+                ax.axhline(np.interp(panel["optimum"], kl, reward), color="black", label="optimum, "
+                           f"on {np.interp(panel['optimum'], kl, size):.0f} samples")
         curves = [(label or y, runs, y) for label, runs in series.items() if label != "optimum"
                   for y in panel.get("y", [])]
         for label, runs, y in curves:
@@ -242,7 +242,8 @@ def expand(options, plan):
 
 
 def needs(options, plan):
-    """{option: (the settings of an earlier run, the file of it that this one starts from)}."""
+    """{option: (an earlier run's settings, the file of it that this one uses)}. Default runs and
+    the first world use none, the second world uses rho, rivals labels too."""
     first, world = (expand({"world": True, "task": task}, plan)[0]
                     for task in ("sentiment", options["task"]))
     rival = {**plan["common"], "task": options["task"], "n_labels": 5000, "seed": options["seed"]}
@@ -282,13 +283,12 @@ def run_all(home, wanted, plan, quick):
         if done.returncode:
             raise Complaint(f"a run failed; {path}/log.txt says why")
         del weight[path]
-        left = sum(weight.values())
-        minutes = (time.time() - start) / 60 * left / (whole - left)
+        minutes = (time.time() - start) / 60 * (whole / (whole - sum(weight.values())) - 1)
         print(f"{len(weight)} of {len(level)} runs and some {minutes:.0f} minutes left; done: "
               f"{path.name}", flush=True)
     for options in wanted:
         add(options)
-    weight = {path: 5000 + o.get("episodes", 50000) for path, (_, o) in level.items()}
+    weight = {path: 5000 + o.get("episodes", 50000) for path, (_, o) in level.items()}  # its time
     start, whole = time.time(), sum(weight.values())
     for now in sorted({n for n, _ in level.values()}):
         with ThreadPoolExecutor(os.cpu_count()) as pool:        # a failed run cancels what waits

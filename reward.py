@@ -1,15 +1,14 @@
 """
 reward.py: r(x, y), learned from which of four responses a labeler liked best.
 
-Paper: Ziegler et al. 2019, section 2, eq. 1, and 2.2.
+Paper: Ziegler et al. 2019, section 2, eq. 1, 2.2 and 2.3; 3.1.1 (the mock reward); 4.2 (one trunk).
 In:  rho, comparisons (a query, four samples, the best)
 Out: r, of mean 0 and variance 1 on samples of rho
 Not here: where the labels come from (stories.py), what the reward is used for (ppo.py).
 
 Letters: N comparisons, S tokens of query and response together, C channels; b the best of 0 .. 3.
 
-Deleted here: a trunk shared with the policy, which overfits (paper 4.2); pairs, which carry less
-than a choice among four.
+Deleted here: pairs, which carry less than a choice among four.
 """
 
 import copy
@@ -17,13 +16,14 @@ import json
 import math
 import re
 from collections import defaultdict
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from gpt import Complaint, autocast, fit, sample, sentence_starts, watch
+from gpt import Complaint, autocast, fit, sample, sentence_starts, watch, write_whole
 
 
 # --- queries --------------------------------------------------------------------------------------
@@ -99,6 +99,11 @@ def to_line(c):
     """A comparison as one line of JSON, plain text that can be read and written by hand."""
     return json.dumps({"query": c.query, **{f"sample{k}": s for k, s in enumerate(c.samples)},
                        "best": c.best}, ensure_ascii=False) + "\n"
+
+
+def write_comparisons(path, comparisons):
+    lines = "".join(map(to_line, comparisons))
+    write_whole(path, lambda name: Path(name).write_text(lines, "utf-8"))
 
 
 def read_comparisons(path):
@@ -220,10 +225,10 @@ def normalise(r, tokens, length):
 
 
 def train_reward(r, tokens, length, best, *, lr, batch_size, epochs=1):
-    """One epoch over the comparisons, the rate falling linearly to 0; yields each batch's loss.
+    """Epochs over the comparisons, the rate falling linearly to 0; yields each batch's loss.
 
-    tokens (N, 4, S), length (N, 4), best (N,). A second epoch would overfit. With one option
-    instead of four it is compared with the score 0, and eq. 1 is a classifier's logistic loss."""
+    tokens (N, 4, S), length (N, 4), best (N,). A second epoch would overfit: see section 4.2. With
+    one option instead of four it meets the score 0, and eq. 1 is a classifier's logistic loss."""
     optimiser = torch.optim.Adam(r.parameters(), lr=lr, eps=1e-5, fused=True)
     batches = [b for _ in range(epochs) for b in torch.randperm(len(best)).split(batch_size)]
     four = length.size(1)
@@ -259,20 +264,22 @@ def fit_reward(rho, comparisons, encode, queries, how, *, lr, batch_size):
     return r
 
 
-def on_one_trunk(r, pi, lessons, exam, level, *, lr, batch_size, steps, updates):
-    """Section 4.2: r reads pi's trunk and learns on it while pi does. Yields, after each update of
-    pi, r's mean loss in its own `steps` steps and, after every eighth, that on held-out labels.
-
-    lessons, exam: tokens, length, best. level: the samples of rho on which r is normalised."""
-    r.trunk = pi.trunk
-    losses = train_reward(r, *lessons, lr=lr, batch_size=batch_size,
-                          epochs=1 + updates * steps * batch_size // len(lessons[2]))
-    *held_out, best = exam
-    for n in range(1, updates + 1):
-        told = {"reward_loss": sum(next(losses) for _ in range(steps)) / steps}
+def on_one_trunk(r, pi, rho, lessons, exam, encode, queries, how, *, lr, batch_size, steps,
+                 updates):
+    """Section 4.2: r reads pi's trunk and learns on it while pi does. Yields before the first and
+    after each update of pi: r's mean loss in its own `steps` steps on the comparisons `lessons`,
+    and now and then how it does on `exam`. It is normalised each time: pi's reward keeps its unit.
+    """
+    r.trunk, level = pi.trunk, samples_of(rho, queries, *how)
+    data, (*held_out, best) = (to_tokens(c, encode, rho.shape["context"]) for c in (lessons, exam))
+    losses = train_reward(r, *data, lr=lr, batch_size=batch_size,
+                          epochs=1 + updates * steps * batch_size // len(lessons))
+    for n in range(updates + 1):
+        told = {"reward_loss": sum(next(losses) for _ in range(steps)) / steps} if n else {}
         normalise(r, *level)
         if n % 8 == 0:
-            told["held_out_loss"] = judge(r, *held_out, F.one_hot(best, 4).float())["loss"]
+            seen = judge(r, *held_out, F.one_hot(best, 4).float())
+            told.update(held_out_loss=seen["loss"], held_out_accuracy=seen["accuracy"])
         yield told
 
 
@@ -306,11 +313,10 @@ WORDS = ("excellent great perfect sturdy lovely wonderful useful beautiful good 
 
 
 def reviews(n, rng):
-    """n short reviews of things bought, and best = 1 for 4 or 5 stars of 5, 0 for 1 or 2.
+    """n short reviews in two lines, and best = 1 for 4 or 5 stars of 5, 0 for 1 or 2.
 
-    Another domain than the stories: fragments without a subject, about goods, each word of praise
-    or blame as likely as the stars say. Half of these words the stories have too; joy, grief and
-    deeds are not among them."""
+    Another domain than the stories: fragments about goods, each word of praise or blame as likely
+    as the stars say. 12 of the 20 the stories have too; joy, grief and deeds are not among them."""
     def line(stars):
         text = " ".join(rng.choice(REVIEWS.split("|")).split())
         text = text.replace("{goods}", rng.choice(GOODS))

@@ -74,7 +74,7 @@ class Config:
     reward: str = option("reward_model", "learned", "or true, reviews; with a minus: section 4.4")
     reward_lr: float = option("reward_model", 1e-3, "falls to 0; paper: 1.77e-5; released: 5e-5")
     reward_batch: int = option("reward_model", 8, "comparisons a step; paper: 8; released: 32")
-    online: int = option("reward_model", 0, "times labelers see pi and r is made anew; paper: 20")
+    online: int = option("reward_model", 0, "times r is trained, once before pi is; paper: 20")
 
     shared: int = option("policy", 0, "1: r and pi on one trunk, which the paper advises against")
     episodes: int = option("policy", 24576, "paper: 2M; released: 1M")
@@ -95,7 +95,6 @@ class Config:
     supervised_lr: float = option("evaluation", 5e-4, "of rho tuned on the winners; 0: no baseline")
     optimum_queries: int = option("evaluation", 64, "where the optimum is estimated; 0: nowhere")
     optimum_samples: int = option("evaluation", 512, "samples of rho for each of them")
-
     device: str = option("run", "", "cpu, cuda or mps; the best one present if not given")
     out: str = option("run", "", "folder of the run; out/<task>-seed<seed> if not given")
 
@@ -123,8 +122,8 @@ def reading(path):
         yield
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError,
             pickle.UnpicklingError) as e:
-        raise Complaint(f"{path} is damaged or of another run ({type(e).__name__}); delete it to "
-                        "have it made again") from None
+        raise Complaint(f"{path}: damaged or of another model ({type(e).__name__}); delete it to "
+                        "have it made again, if it is the run's own") from None
 
 
 def save(path, **parts):
@@ -243,10 +242,8 @@ def ask(cfg, world, model, n, rng):
 
 def collect_labels(cfg, world, path):
     """The comparisons to train r on, and the held-out ones: a fifth as many, of other queries."""
-    comparisons = ask(cfg, world, world.rho, cfg.n_labels + cfg.n_labels // 5,
-                      np.random.default_rng([cfg.seed, 1]))
-    lines = "".join(map(reward.to_line, comparisons))
-    gpt.write_whole(path, lambda name: Path(name).write_text(lines, "utf-8"))
+    reward.write_comparisons(path, ask(cfg, world, world.rho, cfg.n_labels + cfg.n_labels // 5,
+                                       np.random.default_rng([cfg.seed, 1])))
 
 
 def fit_reward(cfg, world, comparisons):
@@ -256,14 +253,13 @@ def fit_reward(cfg, world, comparisons):
 
 
 def train_reward_model(cfg, world, train, path):
-    """The r that pi starts with. Where pi is paid by the true score it sees one batch, unasked."""
+    """The r that pi starts with; one batch where pi is paid the true score and r is not used."""
     lessons = {"reviews": reward.reviews(cfg.n_labels, random.Random(cfg.seed)),
                "true": train[:cfg.reward_batch]}.get(cfg.reward.removeprefix("-"), train)
     save(path, reward=fit_reward(cfg, world, lessons).state_dict())
 
 
 def load_policy(world, path):
-    """pi and r from the file that train_policy wrote."""
     return (load(path, "policy", Policy(world.rho)),
             load(path, "reward", reward.RewardModel(world.rho)))
 
@@ -281,18 +277,18 @@ def rewards(cfg, world, r, held_out):
 
 
 def learn_along(cfg, world, r, pi, train, held_out, updates):
-    """What becomes of r, in place, after each update of pi. --online (2.3): labelers see samples of
-    pi, and r is trained anew, from rho, on all labels so far. --shared: reward.on_one_trunk."""
-    rng = np.random.default_rng([cfg.seed, 3])
+    """What becomes of r, in place, before the first and after each update of pi. --online (2.3): at
+    equal steps of l(n) labelers see samples of pi and r is trained anew, on all labels so far."""
+    first, last, rng = cfg.n_labels // 4, cfg.n_labels, np.random.default_rng([cfg.seed, 3])
     if cfg.shared:
-        lessons, exam = (reward.to_tokens(c, world.tokens.encode, world.rho.shape["context"])
-                         for c in (train, held_out[:512]))
         yield from reward.on_one_trunk(
-            r, pi, lessons, exam, reward.samples_of(world.rho, world.queries["reward"], *world.how),
-            lr=cfg.lr, batch_size=cfg.reward_batch, steps=cfg.epochs, updates=updates)
-    for n in range(1, updates + 1):
-        if n < updates and n * cfg.online // updates > (n - 1) * cfg.online // updates:
-            wanted = reward.labels_wanted(n / updates, cfg.n_labels // 4, cfg.n_labels)
+            r, pi, world.rho, train, held_out[:512], world.tokens.encode, world.queries["reward"],
+            world.how, lr=cfg.lr, batch_size=cfg.reward_batch, steps=cfg.epochs, updates=updates)
+        return
+    for n in range(updates + 1):
+        wanted = reward.labels_wanted(n / updates, first, last)
+        now, then = ((k - first) * cfg.online // (last - first) for k in (len(train), wanted))
+        if now < then < cfg.online:
             train = train + ask(cfg, world, pi.trunk, wanted - len(train), rng)
             r.load_state_dict(fit_reward(cfg, world, train).state_dict())
         yield {"labels": len(train)}
@@ -314,9 +310,10 @@ def train_policy(cfg, world, r, train, held_out, path):
         beta=cfg.beta, kl_target=cfg.kl_target or None, K=cfg.K)
     show = "r {score:+.2f} | kl {kl:.2f} | beta {beta:.3f} | clip {clip_fraction:.1%}".format_map
     total = -(-cfg.episodes // cfg.batch)
+    along = learn_along(cfg, world, r, pi, train, held_out, total)
+    next(along)
     with open(os.path.join(cfg.out, "metrics.jsonl"), "w") as file:
-        for seen, told in zip(watch("policy", updates, total, show),
-                              learn_along(cfg, world, r, pi, train, held_out, total)):
+        for seen, told in zip(watch("policy", updates, total, show), along):
             file.write(json.dumps({**seen, "true": liked[-1], **told}) + "\n")
             file.flush()
     save(path, policy=pi.state_dict(), reward=r.state_dict())
@@ -326,9 +323,9 @@ def evaluate(cfg, world, r, pi, train, held_out, path):
     """Everything held out, beside its limit; samples.txt, figure.png and results.json."""
     log = [json.loads(line) for line in open(os.path.join(cfg.out, "metrics.jsonl"))]
     score, true = rewards(cfg, world, r, held_out)
-    other = load_policy(world, cfg.against)[0] if cfg.against else None
     results = {"task": cfg.task, "seed": cfg.seed, "config": asdict(cfg), **figures.results(
-        cfg, world, r, pi, other, score, true, train, held_out, log)}
+        cfg, world, r, pi, lambda: load_policy(world, cfg.against)[0].trunk, score, true, train,
+        held_out, log)}
     text = samples(world.rho, pi.trunk, score, reward.pick(world.queries["evaluation"], 40),
                    world.tokens.decode, *world.how)
     gpt.write_whole(os.path.join(cfg.out, "samples.txt"),
@@ -346,7 +343,7 @@ def run(cfg):
                   lambda path: load_world(cfg, path), cfg.model)
     train, held_out = stage(cfg, "labels", "labels.jsonl", lambda path: collect_labels(
         cfg, world, path), reward.split_labels, cfg.labels)
-    train = train[:cfg.n_labels // 4 if cfg.online else cfg.n_labels]
+    train = train[:cfg.n_labels // 4 if cfg.online else cfg.n_labels]       # here: N0 is N / 4
     r = stage(cfg, "reward_model", "reward.pt", lambda path: train_reward_model(
         cfg, world, train, path), lambda path: load(path, "reward", reward.RewardModel(world.rho)))
     pi, r = stage(cfg, "policy", "policy.pt", lambda path: train_policy(
@@ -423,6 +420,9 @@ def check(cfg):
     need(cfg.minibatches <= cfg.batch, "minibatches", f"at most --batch, {cfg.batch}")
     need(cfg.n_labels >= 5, "n_labels", "at least 5")
     need(math.isfinite(cfg.beta) and (cfg.beta or not cfg.kl_target), "beta", "finite and not 0")
+    need(cfg.reward.endswith("learned") or not (cfg.online or cfg.shared), "reward", "learned")
+    need(not (cfg.online and cfg.shared), "shared", "0 with --online")
+    settings_of(cfg, "evaluation")                           # all files are there
     if cfg.labels:
         reward.split_labels(cfg.labels)
 

@@ -383,14 +383,15 @@ def test_the_schedule_of_labels_by_hand():
 def test_on_one_trunk_r_reads_and_trains_the_policy(model):
     torch.manual_seed(0)
     pi, r = ppo.Policy(model), reward.RewardModel(model)
-    lessons = tokens_of(64, 6).view(16, 4, 6), torch.full((16, 4), 6), torch.randint(4, (16,))
+    encode = lambda text: [int(word) for word in text.split()]
+    lessons = [reward.Comparison("1 2 3", [f"{n} {k}" for k in range(4)], n % 4) for n in range(16)]
     before = pi.trunk.wte.weight.clone()
-    level = tokens_of(32, 6), torch.full((32,), 6)
-    told = list(reward.on_one_trunk(r, pi, lessons, lessons, level, lr=1e-3, batch_size=4, steps=2,
-                                    updates=8))
+    told = list(reward.on_one_trunk(
+        r, pi, model, lessons, lessons, encode, {3: tokens_of(32, 3)}, (4, 1.0, ppo.uncut),
+        lr=1e-2, batch_size=4, steps=4, updates=8))
     assert r.trunk is pi.trunk and not torch.equal(before, pi.trunk.wte.weight)
-    assert len(told) == 8 and [n for n, m in enumerate(told, 1) if "held_out_loss" in m] == [8]
-    assert told[-1]["reward_loss"] < told[0]["reward_loss"]
+    assert len(told) == 9 and [n for n, m in enumerate(told) if "held_out_loss" in m] == [0, 8]
+    assert told[-1]["reward_loss"] < told[1]["reward_loss"]
 
 
 def test_comparisons_survive_their_file(tmp_path):
@@ -835,11 +836,11 @@ def test_a_run_on_anothers_language_model_and_against_its_policy(a_run, tmp_path
 
 
 def test_online_labels_follow_the_schedule(a_run, tmp_path):
-    model = ["--model", str(a_run / "rho.pt"), "--episodes", "256", "--online", "2"]
+    model = ["--model", str(a_run / "rho.pt"), "--episodes", "256", "--online", "3"]
     assert rlhf.main(TINY + model + ["--out", str(tmp_path)]) == 0
     log = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    # 60 / 4, then at half of the episodes l = 15 + 45 (3 / 4).
-    assert [m["labels"] for m in log] == [15, 49, 49, 49]
+    # l = 15 + 45 (1 - (1 - n / 4)^2) = 35, 49, 57, 60; it passes 15 + 45 / 3 and 15 + 90 / 3.
+    assert [m["labels"] for m in log] == [35, 49, 49, 49]
     first, last = (torch.load(tmp_path / name, weights_only=True)["reward"]["head.weight"]
                    for name in ("reward.pt", "policy.pt"))
     assert not torch.equal(first, last)
