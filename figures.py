@@ -54,8 +54,8 @@ def beside_limits(cfg, r, tokens, n, train, held_out):
     on, beside the best that anyone can reach. Of labels from a file only the choice is known."""
     asked, learned = ([c.samples for c in part] for part in (held_out, train))
     if cfg.labels:
-        agreement, p = {"agreement": None, "source": cfg.labels}, np.eye(4)[
-            [c.best for c in held_out]]
+        agreement, p = {"agreement": None, "source": cfg.labels + (
+            " and simulated labelers" * (cfg.online > 0))}, np.eye(4)[[c.best for c in held_out]]
         limits = {"best_accuracy": None, "best_loss": None}
     else:
         by_choice, by_taste = (stories.agreement(stories.choice_probabilities(

@@ -143,8 +143,9 @@ def opinion_rule(opinion, decode, cut, mean, deviation, penalty=-1.0):
     return score
 
 
-def sample_finished(model, x, T, temperature, cut, size=1024, tries=200):
-    """Responses as people are shown them: sampled again until each can be cut (paper 3.1).
+def sample_finished(model, x, T, temperature, cut, size=1024, tries=50):
+    """Responses as people are shown them: sampled again until each can be cut (paper 3.1), and
+    said and shown whole if it never can, as by a pi that has run away.
 
     x (B, Q) -> y (B, T), length (B,). At most `size` rows at a time."""
     ys, lengths = [], []
@@ -156,9 +157,9 @@ def sample_finished(model, x, T, temperature, cut, size=1024, tries=200):
                 break
             y[~found] = sample(model, rows[~found], T, temperature)[0]
         else:
-            raise Complaint(f"{int((~found).sum())} of {len(y)} responses have no period where one "
-                            f"is wanted in {tries} tries: the model needs more training, or a "
-                            "longer response")
+            length, found = cut(y)
+            print(f"{int((~found).sum())} of {len(y)} responses have no period where one is wanted "
+                  f"in {tries} tries, and are left whole")
         ys.append(y)
         lengths.append(length)
     return torch.cat(ys), torch.cat(lengths)

@@ -152,7 +152,6 @@ def read_json(path, default=None):
 
 def stage(cfg, name, artefact, make, load, given=""):
     """The stage's result: loaded if it was made by these settings, else made and remembered.
-
     make(path) writes the artefact, or it is the `given` file; load(path) reads it."""
     path, note = os.path.join(cfg.out, artefact), os.path.join(cfg.out, "config.json")
     known, wanted = read_json(note, {"stages": {}}), settings_of(cfg, name)
@@ -160,18 +159,18 @@ def stage(cfg, name, artefact, make, load, given=""):
         print(f"{name}: kept, {path} was made by these settings")
         with reading(path):
             return load(path)
+    if given:
+        load(given)                                          # or a complaint, and nothing is lost
+        make = lambda path: gpt.write_whole(
+            path, lambda name: Path(name).write_bytes(Path(given).read_bytes()))
     known["config"] = asdict(cfg)
     for later in STAGES[STAGES.index(name):]:          # what was made from the old one is old too
         known["stages"].pop(later, None)
     write_json(note, known)                  # a run cut short here leaves nothing that looks whole
     torch.manual_seed(1000 * cfg.seed + STAGES.index(name))
     start = time.time()
-    if given:
-        load(given)                                          # or a complaint that names it
-        gpt.write_whole(path, lambda name: Path(name).write_bytes(Path(given).read_bytes()))
-    else:
-        make(path)
-    known["stages"][name] = {"settings": wanted, "seconds": round(time.time() - start, 1)}
+    make(path)
+    known["stages"][name] = {"settings": wanted, "seconds": round(time.time() - start, 1) or 0.1}
     write_json(note, known)
     return load(path)
 
@@ -224,9 +223,9 @@ def load_world(cfg, path):
         tokens = gpt.Tokens([t.encode("latin-1") for t in saved["tokens"]])
         how = cfg.response, cfg.temperature, cut_at(tokens.period, cfg.truncate_after)
         world = World(rho, tokens, saved["queries"], saved["losses"], how)
-    if cfg.query_max + cfg.response > rho.shape["context"]:
-        raise Complaint(f"{path} reads {rho.shape['context']} tokens: fewer than --query_max and "
-                        f"--response together, {cfg.query_max + cfg.response}")
+    room = rho.shape["context"] - max(map(max, world.queries.values()))
+    if cfg.response > room:
+        raise Complaint(f"--response must be at most {room} with the queries of {path}")
     return world
 
 
@@ -371,7 +370,8 @@ def sample_command(cfg, prompt):
     if x.size(1) > room or not prompt.strip():
         raise Complaint(f"--prompt has {x.size(1)} tokens, but must have 1 to {room}")
     torch.manual_seed(cfg.seed)
-    print("\n\n".join(side_by_side(world.rho, pi.trunk, period_rule(r, world.how[2]),
+    held_out = reward.split_labels(os.path.join(cfg.out, "labels.jsonl"))[1]
+    print("\n\n".join(side_by_side(world.rho, pi.trunk, rewards(cfg, world, r, held_out)[0],
                                    x.expand(3, -1), world.tokens.decode, *world.how)))
 
 
@@ -420,7 +420,7 @@ def check(cfg):
     need(cfg.minibatches <= cfg.batch, "minibatches", f"at most --batch, {cfg.batch}")
     need(cfg.n_labels >= 5, "n_labels", "at least 5")
     need(math.isfinite(cfg.beta) and (cfg.beta or not cfg.kl_target), "beta", "finite and not 0")
-    need(cfg.reward.endswith("learned") or not (cfg.online or cfg.shared), "reward", "learned")
+    need("learned" in cfg.reward or not cfg.online + cfg.shared, "reward", "learned: r learns on")
     need(not (cfg.online and cfg.shared), "shared", "0 with --online")
     settings_of(cfg, "evaluation")                           # all files are there
     if cfg.labels:

@@ -939,6 +939,36 @@ def test_a_run_that_is_stopped_says_that_it_can_go_on(tmp_path, monkeypatch, cap
         assert "finished stages are kept" in capsys.readouterr().err
 
 
+def test_a_wrong_model_costs_nothing(a_run, tmp_path, capsys):
+    for p in a_run.iterdir():
+        (tmp_path / p.name).write_bytes(p.read_bytes())
+    assert rlhf.main(TINY + ["--out", str(tmp_path), "--model", str(a_run / "policy.pt")]) == 2
+    assert "policy.pt" in capsys.readouterr().err
+    assert rlhf.main(TINY + ["--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count(": kept, ") == 5
+
+
+def test_the_queries_of_the_model_leave_room_for_the_response(a_run, tmp_path, capsys):
+    given = ["--model", str(a_run / "rho.pt"), "--response", "30", "--out", str(tmp_path)]
+    assert rlhf.main(TINY + given) == 2
+    assert "--response must be at most 24" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [["--online", "2", "--shared", "1"],
+                                     ["--reward", "reviews", "--online", "2"],
+                                     ["--reward", "true", "--shared", "1"],
+                                     ["--against", "/nowhere/policy.pt"]])
+def test_what_contradicts_itself_is_refused_at_once(options, tmp_path, capsys):
+    assert rlhf.main(TINY + options + ["--out", str(tmp_path / "o")]) == 2
+    assert not (tmp_path / "o").exists() and capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_pi_without_periods_is_shown_whole(model, capsys):
+    y, length = ppo.sample_finished(model, tokens_of(3, 5), 8, 1.0, ppo.cut_at(99, 0), tries=2)
+    assert length.tolist() == [8, 8, 8] and y.shape == (3, 8)
+    assert "3 of 3 responses have no period" in capsys.readouterr().out
+
+
 def test_a_full_disk_is_one_sentence(tmp_path):
     def write(name):
         raise RuntimeError("unexpected pos")                 # what torch.save says of it
