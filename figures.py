@@ -303,7 +303,7 @@ def rendered(template):
         runs = [run for run in json.loads(file_of(title).read_text())["series"][label]
                 if all(str(run["settings"][w.split("=")[0]]) == w.split("=")[1] for w in where)]
         values = [{**run["settings"], **run["numbers"]}[key] for run in runs]
-        digits = 1 if abs(np.mean(values)) >= 20 else 2
+        digits = sum(abs(np.mean(values)) < limit for limit in (20, 1000))
         spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
         return f"{np.mean(values):.{digits}f}{spread}"
     return re.sub(r"\{\{(.+?)\}\}", number, template)
