@@ -262,7 +262,7 @@ def folder(home, options):
 def run_all(home, wanted, plan, quick):
     """The runs and those they need, as many at once as there are cores, with one thread each. What
     is there already, made by the same settings, is not run again."""
-    level = {}                               # {folder: (how many runs must come before, settings)}
+    level, failed = {}, []                   # {folder: (how many runs must come before, settings)}
 
     def add(options):
         before = 1 + max([add(o) for o, _ in needs(options, plan).values()], default=0)
@@ -270,6 +270,8 @@ def run_all(home, wanted, plan, quick):
         return before
 
     def launch(path):
+        if failed:
+            return
         files = needs(level[path][1], plan).items()
         options = {**level[path][1], **(plan["miniature"] if quick else {}), "out": path,
                    **{option: folder(home, o) / file for option, (o, file) in files}}
@@ -281,23 +283,23 @@ def run_all(home, wanted, plan, quick):
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                 env={**os.environ, "OMP_NUM_THREADS": "1"})
         if done.returncode:
-            raise Complaint(f"a run failed; {path}/log.txt says why")
+            return failed.append(f"a run failed ({done.returncode}); {path}/log.txt says why")
         del weight[path]
         minutes = (time.time() - start) / 60 * (whole / (whole - sum(weight.values())) - 1)
         print(f"{len(weight)} of {len(level)} runs and some {minutes:.0f} minutes left; done: "
               f"{path.name}", flush=True)
-    for options in wanted:
-        add(options)
+    list(map(add, wanted))
     weight = {path: 5000 + o.get("episodes", 50000) for path, (_, o) in level.items()}  # its time
     start, whole = time.time(), sum(weight.values())
     for now in sorted({n for n, _ in level.values()}):
-        with ThreadPoolExecutor(os.cpu_count()) as pool:        # a failed run cancels what waits
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(launch, [path for path in level if level[path][0] == now]))
+    if failed:
+        raise Complaint(failed[0])
 
 
 def rendered(template):
-    """The template with every {{result | series | number | setting=value}} filled in: the mean of
-    the runs and, if there are several, their standard deviation."""
+    """Every {{result | series | number | setting=value}} filled in: mean ± deviation."""
     def number(match):
         title, label, key, *where = (word.strip() for word in match[1].split("|"))
         runs = [run for run in json.loads(file_of(title).read_text())["series"][label]
@@ -321,8 +323,7 @@ def file_of(title, home=RESULTS, end="json"):
 
 
 def command(argv):
-    """What `python rlhf.py figure 2` does, or another title in experiments.toml, or all; results
-    writes them into the README."""
+    """`python rlhf.py figure 2`, or another title in experiments.toml, or all; or results."""
     experiments, quick, redraw = plan(), "--quick" in argv, "--redraw" in argv
     title = " ".join(word for word in argv if word not in ("--quick", "--redraw"))
     if title == "results":
@@ -342,8 +343,7 @@ def command(argv):
     for title, known in series.items():
         path, picture = (file_of(title, home if quick else RESULTS, end) for end in ("json", "png"))
         if not redraw:
-            found = {label: [told(folder(home, o), o) for o in runs]
-                     for label, runs in known.items()}
+            found = {name: [told(folder(home, o), o) for o in rs] for name, rs in known.items()}
             gpt.write_whole(path, lambda name: Path(name).write_text(json.dumps(
                 {"result": title, "command": f"python rlhf.py {title}", "series": found})))
         draw(chosen[title]["panels"], json.loads(path.read_text())["series"], picture)
