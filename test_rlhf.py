@@ -1048,6 +1048,18 @@ def test_the_readme_says_what_the_results_say():
     assert "{{" not in readme
 
 
+def test_longer_training_reaches_the_optimum_and_nothing_is_above_it():
+    series = json.loads(figures.file_of("figure 3").read_text())["series"]
+    kl, optimum, samples = figures.optimum_of(series["optimum"][0])
+    for label in set(series) - {"optimum"}:
+        for numbers in (run["numbers"] for run in series[label]):
+            best, known = (np.interp(numbers["policy.kl"], kl, of) for of in (optimum, samples))
+            share = numbers["policy.true_reward"] / best
+            assert share < 1.03, "the optimum is known to about 1 %, where samples are few less well"
+            if known > 100 and label.endswith("as long"):
+                assert share > 0.95
+
+
 def test_more_labels_are_better_and_the_true_score_is_best():
     series = json.loads(figures.file_of("figure 2").read_text())["series"]
     best_to_worst = [[run["numbers"]["policy.true_reward"] for run in series[label]] for label in (
