@@ -197,10 +197,10 @@ def draw(panels, series, path):
             else:
                 ax.axhline(np.interp(panel["optimum"], kl, reward), color="black", label="optimum, "
                            f"on {np.interp(panel['optimum'], kl, size):.0f} samples")
-        curves = [(label or y, runs, y) for label, runs in series.items() if label != "optimum"
-                  for y in panel.get("y", [])]
-        for label, runs, y in curves:
-            style = next(styles)
+        shown = [(label, runs, y) for label, runs in series.items() for y in panel.get("y", [])
+                 if label != "optimum" and label == panel.get("of", label)]
+        for label, runs, y in shown:
+            style, label = next(styles), y if len(panel["y"]) > 1 else label or y
             if "x" not in panel:
                 values = [run["numbers"][y] for run in runs if y in run["numbers"]]
                 ax.plot(values, [label] * len(values), **style | {"ls": ""})
@@ -214,7 +214,7 @@ def draw(panels, series, path):
             named = isinstance(curve["y"][0], str)
             ax.plot(curve["x"], curve["y"], label=curve["label"], **(
                 {"ls": "", "marker": "x", "color": "black", "ms": 9} if named else next(styles)))
-        ax.set(**{key: panel[key] for key in panel.keys() - {"x", "y", "optimum", "paper"}})
+        ax.set(**{key: panel[key] for key in panel.keys() - {"x", "y", "of", "optimum", "paper"}})
         if ax.get_legend_handles_labels()[0]:
             ax.legend(frameon=False, fontsize=8)
     gpt.write_whole(path, lambda name: fig.savefig(name, dpi=110, format="png"))
