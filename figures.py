@@ -25,11 +25,13 @@ import matplotlib
 import numpy as np
 import torch
 
+import files
 import gpt
 import stories
-from gpt import Complaint
+from files import Complaint
 from ppo import frontier, measure, responses
-from reward import judge, pick, supervised, to_tokens
+from reward import judge, supervised
+from text import pick, to_tokens
 
 matplotlib.use("Agg")    # draw into files, with or without a screen
 import matplotlib.pyplot as plt
@@ -38,16 +40,6 @@ RESULTS = Path(__file__).parent / "notebooks" / "results"
 
 
 # --- the numbers ----------------------------------------------------------------------------------
-
-@torch.no_grad()
-def language_model_losses(rho, train, test):
-    """Held-out loss per token, and that of a model that knows only how common each token is."""
-    losses = [gpt.next_token_loss(rho, w[:, :-1], w[:, 1:]).item()
-              for w in test.to(rho.wte.weight.device).split(200)]
-    count = torch.bincount(train.flatten(), minlength=rho.shape["vocabulary"]) + 1.0
-    unigram = -(count / count.sum()).log()[test[:, 1:]].mean().item()
-    return {"loss": float(np.mean(losses)), "unigram_loss": unigram}
-
 
 def beside_limits(cfg, r, tokens, n, train, held_out):
     """How often labelers agree, by choice and by taste alone; and r on comparisons never trained
@@ -103,8 +95,8 @@ def results(cfg, world, r, pi, rival, score, true, train, held_out, log):
         tuned = supervised(rho, train, world.tokens.encode, cfg.supervised_lr)
         wins.update(supervised=win_rate(cfg, world, pi, tuned, picked),
                     supervised_vs_zero_shot=win_rate(cfg, world, tuned, rho, picked))
-    if cfg.against:
-        wins["against"] = win_rate(cfg, world, pi, rival(), picked)
+    if rival:
+        wins["against"] = win_rate(cfg, world, pi, rival, picked)
     return {
         "language_model": world.losses,
         **beside_limits(cfg, r, world.tokens, log[-1].get("labels", len(train)), train, held_out),
@@ -217,7 +209,7 @@ def draw(panels, series, path):
         ax.set(**{key: panel[key] for key in panel.keys() - {"x", "y", "of", "optimum", "paper"}})
         if ax.get_legend_handles_labels()[0]:
             ax.legend(frameon=False, fontsize=8)
-    gpt.write_whole(path, lambda name: fig.savefig(name, dpi=110, format="png"))
+    files.write_whole(path, lambda name: fig.savefig(name, dpi=110, format="png"))
     plt.close(fig)
 
 
@@ -329,10 +321,10 @@ def command(argv):
     if title == "results":
         path = Path(__file__).with_name("README.md")
         text = with_results(path.read_text("utf-8"))
-        return gpt.write_whole(path, lambda name: Path(name).write_text(text, "utf-8"))
+        return files.write_text(path, text)
     chosen = {t: e for t, e in experiments["results"].items() if title in (t, "all")}
     if not chosen:
-        raise Complaint(f"{title!r} is not a command: sample, results, all, "
+        raise Complaint(f"{title!r} is not a command: sample, label, agreement, results, all, "
                         f"{', '.join(experiments['results'])}")
     home = Path("out", "figures" + "-quick" * quick)
     series = {t: {label: expand(options, experiments)[:2 if quick else None] for label, options in
@@ -344,7 +336,7 @@ def command(argv):
         path, picture = (file_of(title, home if quick else RESULTS, end) for end in ("json", "png"))
         if not redraw:
             found = {name: [told(folder(home, o), o) for o in rs] for name, rs in known.items()}
-            gpt.write_whole(path, lambda name: Path(name).write_text(json.dumps(
+            files.write_whole(path, lambda name: Path(name).write_text(json.dumps(
                 {"result": title, "command": f"python rlhf.py {title}", "series": found})))
         draw(chosen[title]["panels"], json.loads(path.read_text())["series"], picture)
         print(f"{path}, {picture.name}")

@@ -1,8 +1,8 @@
 """
-gpt.py: GPT-2, written by hand: the model, cached sampling, log-probabilities, BPE, training.
+gpt.py: GPT-2, written by hand: the model, its weights, sampling, log-probabilities, training.
 
 Papers: Radford et al. 2019 (GPT-2); Ziegler et al. 2019, section 2.1 (pretraining, temperature).
-In:  a text           Out: rho, to sample from and score with         Not here: rewards, PPO
+In:  windows of tokens, or published weights         Out: rho         Not here: text, rewards, PPO
 
 Letters: B batch, T tokens (of the response, after a query of Q), S tokens that attention looks at,
 V vocabulary, C channels, H heads, D = C / H.
@@ -12,21 +12,19 @@ padding and attention masks (all queries of a batch have one length), top-k and 
 from another distribution than the one whose KL is paid).
 """
 
+import json
 import math
 import os
 import sys
 import time
-from collections import Counter, defaultdict
+from pathlib import Path
 
-import regex        # comes with tiktoken, and reads the same patterns
-import tiktoken
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-
-class Complaint(Exception):
-    """Something the user can mend: one sentence saying what is wrong, where, and what to do."""
+import files
+from files import Complaint
 
 
 # --- the model ------------------------------------------------------------------------------------
@@ -77,7 +75,7 @@ class Block(nn.Module):
 
 class GPT(nn.Module):
     """GPT-2, with the parameter names of the published checkpoints, which store the four matrices
-    of a block transposed: nothing else lies between."""
+    of a block transposed and tie the output layer to the embedding: nothing else lies between."""
 
     def __init__(self, vocabulary, context, layers, heads, width):
         super().__init__()
@@ -118,6 +116,91 @@ class GPT(nn.Module):
     def forward(self, tokens):
         """tokens (B, T) -> logits (B, T, V)."""
         return self.logits(self.hidden(tokens))
+
+    @classmethod
+    def from_pretrained(cls, name_or_path):
+        """A GPT with published weights: gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a folder or file
+        in their layout. The shape is the tensors'; heads are config.json's, or have 64 channels."""
+        path = weights_file(name_or_path)
+        beside, config = Path(path).with_name("config.json"), {}
+        if beside.exists():
+            with files.reading(beside):
+                config = dict(json.loads(beside.read_text("utf-8")))
+        with files.reading(path):
+            found = {name.removeprefix("transformer."): tensor.float() for name, tensor in
+                     files.read_weights(path).items() if not name.endswith(BUFFERS)}
+            vocabulary, width, context = *found["wte.weight"].shape, len(found["wpe.weight"])
+            if not all(t.numel() and t.isfinite().all() for t in found.values()):
+                raise ValueError("a tensor is empty or not finite")
+            untied = found.pop("lm_head.weight", found["wte.weight"])
+        layers = len({name.split(".")[1] for name in found if name.startswith("h.")})
+        heads = config.get("n_head", max(1, width // 64))
+        odd = [key for key, usual in USUAL.items() if config.get(key, usual[0]) not in usual]
+        odd += ["lm_head: it is not the embedding"] * (not untied.equal(found["wte.weight"]))
+        if odd or type(heads) is not int or heads < 1 or width % heads:
+            raise Complaint(f"{path}: not a GPT-2 ({', '.join(odd) or f'{heads!r} heads'})")
+        with torch.device("meta"):                           # no time for initial values
+            model = cls(vocabulary, context, layers, heads, width)
+        try:
+            model.load_state_dict({name: t.T.contiguous() if name.endswith(TRANSPOSED) else t
+                                   for name, t in found.items()}, assign=True)
+        except RuntimeError as e:
+            raise Complaint(f"{path}: not a GPT-2: {str(e).splitlines()[1].strip()}") from None
+        return model
+
+    def save_pretrained(self, folder):
+        """The same layout: what opens GPT-2's folder opens this one."""
+        s = self.shape
+        os.makedirs(folder, exist_ok=True)
+        files.write_safetensors(os.path.join(folder, "model.safetensors"), {
+            name: t.T if name.endswith(TRANSPOSED) else t for name, t in self.state_dict().items()})
+        files.write_json(os.path.join(folder, "config.json"), {
+            "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "layer_norm_epsilon": 1e-5,
+            "vocab_size": s["vocabulary"], "n_positions": s["context"], "n_embd": s["width"],
+            "n_layer": s["layers"], "n_head": s["heads"], "activation_function": "gelu_new",
+            "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "eos_token_id": None})
+
+
+# --- published weights ----------------------------------------------------------------------------
+
+# GPT-2's four sizes, all with 64 channels a head.
+GPT2 = {name: dict(vocabulary=50257, context=1024, layers=n, heads=width // 64, width=width)
+        for name, n, width in (("gpt2", 12, 768), ("gpt2-medium", 24, 1024),
+                               ("gpt2-large", 36, 1280), ("gpt2-xl", 48, 1600))}
+TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+USUAL = {"model_type": ("gpt2",), "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+         "layer_norm_epsilon": (1e-5,), "scale_attn_weights": (True,),
+         "scale_attn_by_inverse_layer_idx": (False,)}
+BUFFERS = (".attn.bias", ".attn.masked_bias")    # the causal mask, which old checkpoints hold too
+
+
+def weights_file(name_or_path):
+    """The file of weights that a name of GPT-2 (downloaded once), a folder or a path stands for."""
+    if name_or_path in GPT2 and not os.path.exists(name_or_path):
+        return files.download(files.WEIGHTS.format(name_or_path), files.read_safetensors)
+    if not os.path.isdir(name_or_path):
+        return name_or_path
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if os.path.exists(path := os.path.join(name_or_path, name)):
+            return path
+    raise Complaint(f"{name_or_path}: no model.safetensors or pytorch_model.bin in this folder")
+
+
+def shape_of(name_or_path):
+    """The shape of published weights; that of a name without a download."""
+    if name_or_path in GPT2 and not os.path.exists(name_or_path):
+        return GPT2[name_or_path]
+    return GPT.from_pretrained(name_or_path).shape
+
+
+def memory(shape, B, Q, T, minibatches=1):
+    """Bytes that PPO takes at its peak, about: rho, r, pi, gradients, Adam's two means, and what a
+    step needs on its rows of the batch, or sampling on all."""
+    with torch.device("meta"):
+        weights = sum(p.numel() for p in GPT(**shape).parameters())
+    body, ends = (Q + T) * shape["layers"] * shape["width"], T * shape["vocabulary"]
+    step = 17 * body + 3 * ends       # LayerNorms 4, q, k, v 3, attention 2, the GELU 8 C a token
+    return 4 * (6 * weights + max(-(-B // minibatches) * step, B * 2 * (body + ends)))
 
 
 # --- the distribution -----------------------------------------------------------------------------
@@ -199,69 +282,6 @@ def sample_uncached(model, x, T, temperature=1.0):
     return x[:, Q:], *score_tokens(model, x[:, :Q], x[:, Q:], temperature)
 
 
-# --- tokens: byte-pair encoding -------------------------------------------------------------------
-
-# GPT-2's pattern: a word with the space before it is one piece, and no token crosses pieces.
-PIECES = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
-
-
-def merge(parts, pair):
-    """Every occurrence of the pair made one: merge([a, b, c, a, b], (a, b)) = [ab, c, ab]."""
-    merged = []
-    for part in parts:
-        if merged and (merged[-1], part) == pair:
-            merged[-1] += part
-        else:
-            merged.append(part)
-    return merged
-
-
-def learn_bpe(text, vocabulary):
-    """The tokens that byte-pair encoding learns from text: a list of at most `vocabulary` bytes.
-
-    Starting from the 256 bytes, the commonest pair of neighbours becomes a token, again and again.
-    Distinct pieces are counted once, and only those that hold the pair are touched."""
-    pieces = Counter(regex.findall(PIECES, text))
-    words = [([bytes([b]) for b in piece.encode()], n) for piece, n in pieces.items()]
-    count, where = Counter(), defaultdict(set)
-    for i, (parts, n) in enumerate(words):
-        for pair in zip(parts, parts[1:]):
-            count[pair] += n
-            where[pair].add(i)
-    tokens = {bytes([b]): b for b in range(256)}
-    while len(tokens) < vocabulary and count.total() > 0:
-        pair = max(count, key=lambda p: (count[p], p))
-        tokens.setdefault(pair[0] + pair[1], len(tokens))
-        for i in where.pop(pair):
-            parts, n = words[i]
-            merged = merge(parts, pair)
-            for p in zip(parts, parts[1:]):
-                count[p] -= n
-            for p in zip(merged, merged[1:]):
-                count[p] += n
-                where[p].add(i)
-            words[i] = merged, n
-        del count[pair]
-    return list(tokens)
-
-
-class Tokens:
-    """Learned tokens, in their order, and tiktoken to run them. A text is encoded with the space
-    that would stand before it, so that query and response meet as they would within a passage."""
-
-    def __init__(self, tokens):
-        self.tokens = tokens
-        self.bpe = tiktoken.Encoding("learned", pat_str=PIECES, special_tokens={},
-                                     mergeable_ranks={t: rank for rank, t in enumerate(tokens)})
-        self.period = self.bpe.encode_ordinary(".")[0]
-
-    def encode(self, text):
-        return self.bpe.encode_ordinary(" " + text.strip())
-
-    def decode(self, ids):
-        return self.bpe.decode([int(i) for i in ids]).strip()
-
-
 # --- training -------------------------------------------------------------------------------------
 
 def next_token_loss(model, tokens, target):
@@ -270,23 +290,14 @@ def next_token_loss(model, tokens, target):
     return F.cross_entropy(logits, target.flatten(), ignore_index=-100)
 
 
-def sentence_starts(ids, period):
-    """Where sentences start and, but for the 0, end: behind every period."""
-    return [0] + [i + 1 for i, token in enumerate(ids) if token == period]
-
-
-def windows(passages, period, T):
-    """All runs of T + 1 tokens that begin where a sentence does, as every query will, and stay
-    within their passage. passages: lists of ids -> (N, T + 1)."""
-    return torch.tensor([ids[s:s + T + 1] for ids in passages for s in sentence_starts(ids, period)
-                         if s + T < len(ids)])
-
-
-def batches_of(windows, B):
-    """Endless batches of random windows: tokens (B, T), target (B, T)."""
-    while True:
-        window = windows[torch.randint(len(windows), (B,))]                        # (B, T + 1)
-        yield window[:, :-1], window[:, 1:]
+@torch.no_grad()
+def language_model_losses(rho, train, test):
+    """Held-out loss a token, and that of knowing only how common tokens are. Windows (N, T + 1)."""
+    losses = [next_token_loss(rho, w[:, :-1], w[:, 1:])
+              for w in test.to(rho.wte.weight.device).split(20)]
+    count = torch.bincount(train.flatten(), minlength=rho.shape["vocabulary"]) + 1.0
+    unigram = -(count / count.sum()).log()[test[:, 1:]].mean().item()
+    return {"loss": torch.stack(losses).mean().item(), "unigram_loss": unigram}
 
 
 def autocast(device):
@@ -325,24 +336,13 @@ def watch(name, steps, total, line):
     for n, step in enumerate(steps, 1):
         now = time.time()
         if n == total or now - shown > (0.5 if terminal else 10):
-            left = f"{(now - start) / n * (total - n):.0f} s left"
-            text = f"{name}: {n}/{total} | {line(step)} | {left}"
+            left = (now - start) / n * (total - n)
+            text = f"{name}: {n}/{total} | {line(step)} | {left:.0f} s left"
             print("\r" * terminal + text.ljust(99 * terminal), end="\n"[terminal:], flush=True)
             shown = now
         yield step
     if terminal:
         print()
-
-
-# --- files and devices ----------------------------------------------------------------------------
-
-def write_whole(path, write):
-    """write(temporary name), then rename: a file at `path` is never half a file."""
-    try:
-        write(f"{path}.part")
-    except RuntimeError as e:                                # what torch.save says of a full disk
-        raise Complaint(f"{path} cannot be written: {e}") from None
-    os.replace(f"{path}.part", path)
 
 
 def devices():

@@ -23,7 +23,8 @@ from typing import NamedTuple
 import torch
 import torch.nn as nn
 
-from gpt import Complaint, sample, score_tokens, watch
+from files import Complaint
+from gpt import sample, score_tokens, watch
 
 
 class Policy(nn.Module):
@@ -174,13 +175,16 @@ def responses(model, x, n, decode, *how):
     return [texts[i:i + n] for i in range(0, len(texts), n)]
 
 
-def questions(model, queries, decode, rng, *how):
-    """Each query with four responses of the model, as texts, in random order but for those of one
-    query, which stand side by side, so that they can be held out together."""
-    found, seen = [], {}
-    steps = ((x, responses(model, x.to(model.wte.weight.device), 4, decode, *how))
-             for x in queries.values())
-    for x, texts in watch("labels", steps, len(queries), lambda step: f"{len(step[0])} queries"):
+def questions(models, queries, decode, rng, *how):
+    """Each query with four responses, as texts: of one model, or two of each of two, shuffled. In
+    random order but for those of one query, which stand side by side, to be held out together."""
+    def answers(x):
+        parts = [responses(m, x.to(m.wte.weight.device), 4 // len(models), decode, *how)
+                 for m in models]
+        four = [sum(texts, []) for texts in zip(*parts)]
+        return x, four if len(models) == 1 else [[t[i] for i in rng.permutation(4)] for t in four]
+    steps, found, seen = map(answers, queries.values()), [], {}
+    for x, texts in watch("questions", steps, len(queries), lambda s: f"{len(s[0])} queries"):
         found += zip(map(decode, x.tolist()), texts)
     found = [found[i] for i in rng.permutation(len(found))]
     return sorted(found, key=lambda question: seen.setdefault(question[0], len(seen)))

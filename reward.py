@@ -4,7 +4,7 @@ reward.py: r(x, y), learned from which of four responses a labeler liked best.
 Paper: Ziegler et al. 2019, section 2, eq. 1, 2.2 and 2.3; 3.1.1 (the mock reward); 4.2 (one trunk).
 In:  rho, comparisons (a query, four samples, the best)
 Out: r, of mean 0 and variance 1 on samples of rho
-Not here: where the labels come from (stories.py), what the reward is used for (ppo.py).
+Not here: the simulated labelers (stories.py), what the reward is used for (ppo.py).
 
 Letters: N comparisons, S tokens of query and response together, C channels; b the best of 0 .. 3.
 
@@ -14,130 +14,48 @@ Deleted here: pairs, which carry less than a choice among four.
 import copy
 import json
 import math
-import re
-from collections import defaultdict
+import os
+import shutil
+import sys
+import textwrap
+import time
 from pathlib import Path
-from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from gpt import Complaint, autocast, fit, sample, sentence_starts, watch, write_whole
+from files import (LABELS, Comparison, Complaint, download, open_answers, read_comparisons,
+                   reading, to_line, write_text)
+from gpt import autocast, fit, sample, watch
+from text import gpt2, pick, to_tokens
+
+try:
+    import termios
+    import tty
+except ImportError:          # Windows: answers end with Enter
+    termios = None
 
 
-# --- queries --------------------------------------------------------------------------------------
+# --- comparisons ----------------------------------------------------------------------------------
 
-def pages(path, sentences=40):
-    """A text file as passages of so many sentences, for want of the author's own."""
-    try:
-        text = " ".join(open(path, "rb").read().decode("utf-8-sig").split())
-    except UnicodeDecodeError as e:
-        raise Complaint(f"{path}: not UTF-8 text ({e.reason}, byte {e.start})") from None
-    parts = re.split(r"(?<=\.) ", text)
-    return [" ".join(parts[i:i + sentences]) for i in range(0, len(parts), sentences)]
+def read_labels(path):
+    """The comparisons of a file, ours or OpenAI's."""
+    return read_comparisons(path, lambda ids: gpt2().decode(ids))
 
 
-def cut_queries(parts, tokens, shortest, longest):
-    """All runs of whole sentences of a permitted length, none twice and none in two parts.
-
-    parts: {name: passages} -> {name: {length: (n, length)}}. What stands in an earlier part is not
-    taken for a later one; with what rho reads as the first, no query has been read by it."""
-    taken, found = set(), {}
-    for name, passages in parts.items():
-        queries = defaultdict(list)
-        for passage in passages:
-            ids = tokens.encode(passage)
-            starts = sentence_starts(ids, tokens.period)
-            for i, start in enumerate(starts):
-                for end in starts[i + 1:]:
-                    query = tuple(ids[start:end])
-                    if len(query) > longest:
-                        break
-                    if len(query) >= shortest and query not in taken:
-                        taken.add(query)
-                        queries[end - start].append(query)
-        found[name] = {length: torch.tensor(queries[length]) for length in sorted(queries)}
-    return found
-
-
-def pick(queries, n, again=False):
-    """n different queries at random, all lengths in proportion: {length: (m, length)}.
-
-    Where there are fewer than n it is all of them, or with `again` all as often as it takes."""
-    total = sum(map(len, queries.values()))
-    chosen = torch.randperm(total).repeat(-(-n // total) if again else 1)[:n]
-    start, picked = 0, {}
-    for length, x in queries.items():
-        mine = chosen[(chosen >= start) & (chosen < start + len(x))] - start
-        start += len(x)
-        if len(mine):
-            picked[length] = x[mine]
-    return picked
-
-
-def draw_from(queries, device):
-    """The function draw(B): B queries of one length, each length as often as it occurs."""
-    weights = torch.tensor([float(len(x)) for x in queries.values()])
-    groups = list(queries.values())
-
-    def draw(B):
-        x = groups[int(torch.multinomial(weights, 1))]
-        return x[torch.randint(len(x), (B,))].to(device)
-    return draw
-
-
-# --- comparisons and their file -------------------------------------------------------------------
-
-class Comparison(NamedTuple):
-    query: str
-    samples: list        # of four strings
-    best: int            # 0 .. 3
-
-
-def to_line(c):
-    """A comparison as one line of JSON, plain text that can be read and written by hand."""
-    return json.dumps({"query": c.query, **{f"sample{k}": s for k, s in enumerate(c.samples)},
-                       "best": c.best}, ensure_ascii=False) + "\n"
-
-
-def write_comparisons(path, comparisons):
-    lines = "".join(map(to_line, comparisons))
-    write_whole(path, lambda name: Path(name).write_text(lines, "utf-8"))
-
-
-def read_comparisons(path):
-    """The comparisons of a JSON Lines file. Raises Complaint with the line of the first bad one."""
-    comparisons = []
-    try:
-        lines = open(path, encoding="utf-8-sig", newline="\n").readlines()
-    except (OSError, UnicodeDecodeError) as e:
-        raise Complaint(f"{path}: the labels cannot be read ({e})") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            item = json.loads(line)
-            texts = [item["query"]] + [item[f"sample{k}"] for k in range(4)]
-            best = item["best"]
-        except (ValueError, TypeError, KeyError, RecursionError) as e:
-            raise Complaint(f"{where}: not a comparison ({type(e).__name__}: {e}); a line is "
-                            '{"query": ..., "sample0": ..., to "sample3": ..., "best": 0 to 3}'
-                            ) from None
-        if not all(isinstance(t, str) and t.strip() for t in texts):
-            raise Complaint(f"{where}: the query and the four samples must be texts, none empty")
-        if type(best) is not int or not 0 <= best <= 3:
-            raise Complaint(f"{where}: best is {best!r}, but must be 0, 1, 2 or 3")
-        comparisons.append(Comparison(texts[0], texts[1:], best))
-    if not comparisons:
-        raise Complaint(f"{path}: no comparisons in this file")
-    return comparisons
+def labels_file(name_or_path):
+    """The file of labels that sentiment or descriptiveness (OpenAI's, downloaded once) or a path
+    stands for."""
+    if name_or_path in ("sentiment", "descriptiveness") and not os.path.exists(name_or_path):
+        return download(LABELS.format(name_or_path), read_labels)
+    return name_or_path
 
 
 def split_labels(path):
     """The comparisons to train on, and the last sixth, which is held out with its queries."""
-    comparisons = read_comparisons(path)
+    comparisons = read_labels(path)
     n = len(comparisons) - len(comparisons) // 6
     asked = {c.query for c in comparisons[n:]}
     train = [c for c in comparisons[:n] if c.query not in asked]
@@ -145,19 +63,6 @@ def split_labels(path):
         raise Complaint(f"{path}: {len(comparisons)} comparisons are too few; a sixth of them is "
                         "held out, and what is left must ask about other queries")
     return train, comparisons[n:]
-
-
-def to_tokens(comparisons, encode, context):
-    """Comparisons as tokens (N, 4, S), padded on the right, the length of each (N, 4), best (N,).
-
-    encode(text) -> a list of ids. What is longer than the model's context loses its beginning."""
-    rows = [[(encode(c.query) + encode(s))[-context:] for s in c.samples] for c in comparisons]
-    length = torch.tensor([[len(ids) for ids in four] for four in rows])           # (N, 4)
-    tokens = torch.zeros(*length.shape, int(length.max()), dtype=torch.long)       # (N, 4, S)
-    for n, four in enumerate(rows):
-        for k, ids in enumerate(four):
-            tokens[n, k, :len(ids)] = torch.tensor(ids)
-    return tokens, length, torch.tensor([c.best for c in comparisons])
 
 
 # --- the model ------------------------------------------------------------------------------------
@@ -297,10 +202,97 @@ def judge(r, tokens, length, p):
             "loss": -(p * log_p).sum(1).mean().item()}
 
 
+# --- more labels: online, and a person's ----------------------------------------------------------
+
 def labels_wanted(share, first, last):
     """Section 2.3: l(n) = N0 + (N - N0) (1 - (1 - n / N_pi)^2), how many labels there should be
     when the share n / N_pi of the episodes is over: `first` at the start, `last` at the end."""
     return round(first + (last - first) * (1 - (1 - share) ** 2))
+
+
+def online(r, comparisons, ask, fit, last, times, updates):
+    """Section 2.3: r, trained once already, is trained anew, in place, times - 1 times, at equal
+    steps of l(n): ask(n) -> n comparisons, fit(all comparisons) -> r. Yields before the first and
+    after each update of pi. With times 0 nothing is asked."""
+    first = last // 4                                        # here; the paper does not state N0
+    for n in range(updates + 1):
+        wanted = labels_wanted(n / updates, first, last)
+        now, then = ((k - first) * times // (last - first) for k in (len(comparisons), wanted))
+        if now < then < times:
+            comparisons = comparisons + ask(wanted - len(comparisons))
+            r.load_state_dict(fit(comparisons).state_dict())
+        yield {"labels": len(comparisons)}
+
+
+def questions_of(path, n, seed, make):
+    """The first n questions of a file, (query, four samples): the same tomorrow, and for somebody
+    else. Where it has fewer, make(how many, rng) adds to it."""
+    with reading(path):
+        asked = json.loads(Path(path).read_text("utf-8")) if os.path.exists(path) else []
+        if any([type(t) for t in (query, *four)] != [str] * 5 for query, four in asked):
+            raise ValueError("not texts, four for each query")
+    if len(asked) < n:
+        torch.manual_seed(seed + len(asked))
+        asked += make(n - len(asked), np.random.default_rng([seed, 4, len(asked)]))
+        write_text(path, json.dumps(asked, ensure_ascii=False, indent=1))
+    return asked[:n]
+
+
+def key():
+    """The next key, without Enter at a terminal; "" where there is no more."""
+    if termios is None or not sys.stdin.isatty():
+        return sys.stdin.read(1)
+    was = termios.tcgetattr(sys.stdin)
+    try:
+        tty.setcbreak(sys.stdin, termios.TCSADRAIN)          # what was typed ahead is kept
+        return sys.stdin.read(1).replace("\x04", "")         # Ctrl-D
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, was)
+
+
+def shown(question, title):
+    """A question as a person reads it: the query and four numbered samples, wrapped, without what
+    a terminal would take for a command."""
+    width, lines = max(20, min(100, shutil.get_terminal_size().columns)), [f"\n{title}\n"]
+    for k, text in enumerate([question[0], *question[1]]):
+        text = "".join(c if c.isprintable() else " " for c in text)
+        lines.append(textwrap.fill(text, width, initial_indent=f" {k}  " if k else "    ",
+                                   subsequent_indent="    ") + "\n" * (k in (0, 4)))
+    return "\n".join(lines)
+
+
+def label(questions, path):
+    """Ask a person for the best of each question's samples. Every answer is in the file at once:
+    who is cut off loses none, and what is answered there is not asked again."""
+    with open_answers(path) as file:
+        known = [(c.query, *c.samples) for c in read_labels(path)] if os.path.getsize(path) else []
+        left = [q for q in questions if (q[0], *q[1]) not in known]
+        done, n, past, start = len(questions) - len(left), 0, [], time.time()
+        while n < len(left):
+            rest = (time.time() - start) / n * (len(left) - n) / 60 if n else None
+            print(shown(left[n], f"question {done + n + 1} of {len(questions)}" + (
+                "" if rest is None else f", some {rest:.0f} minutes left")))
+            print("the best: 1 to 4 | s: skip | u: undo | q: quit > ", end="", flush=True)
+            valid = ["", *"1234sq", *"u" * (past != [])]
+            while (pressed := key().lower()) not in valid:
+                pass
+            print(pressed)
+            if not pressed:
+                raise Complaint(f"the input has ended; what was answered is in {path}")
+            if pressed == "q":
+                break
+            if pressed == "u":
+                n, size = past.pop()
+                file.truncate(size)
+                continue
+            past.append((n, file.seek(0, os.SEEK_END)))
+            if pressed != "s":
+                query, samples = left[n]
+                file.write(to_line(Comparison(query, samples, int(pressed) - 1)).encode())
+                file.flush()
+                os.fsync(file.fileno())
+            n += 1
+    print(f"\n{len(read_labels(path)) if os.path.getsize(path) else 0} answers in {path}")
 
 
 # --- the mock reward of section 3.1.1: a classifier of reviews ------------------------------------

@@ -7,6 +7,7 @@ steps 1 to 3 of section 2: a language model rho, labels of its samples, a reward
     python rlhf.py                               sentiment, every stage
     python rlhf.py --task descriptiveness        the second style task; --quick: in miniature
     python rlhf.py sample --prompt "Mara the baker came to the harbor one morning."
+    python rlhf.py label --out out/mine          a person picks the best of four
     python rlhf.py figure 2                      a figure or table of the paper: see figures.py
 
 Out: a folder, out/<task>-seed<seed>/, see README.md. A stage whose result is in it, made by the
@@ -14,15 +15,13 @@ same settings, is not run again.
 """
 
 import argparse
-import hashlib
 import json
 import math
 import os
-import pickle
 import random
+import shutil
 import sys
 import time
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -31,14 +30,16 @@ import numpy as np
 import torch
 
 import figures
+import files
 import gpt
 import reward
 import stories
-from gpt import Complaint, watch
+from files import STAGES, Complaint, load, read_json, reading, save, stage, write_json
+from gpt import watch
 from ppo import (Policy, cut_at, opinion_rule, period_rule, ppo, questions, samples,
                  side_by_side)
-
-STAGES = ["language_model", "labels", "reward_model", "policy", "evaluation"]
+from text import (Tokens, batches_of, cut_queries, draw_from, pages, parts_of, pick, read_text,
+                  tokens_for, windows, write_tokens)
 
 
 def option(stage, default, text):
@@ -50,8 +51,10 @@ def option(stage, default, text):
 class Config:
     """Every setting. paper: the 774M runs. released: the released code, 124M. --help prints all."""
     seed: int = option("language_model", 0, "of all chance in the run")
-    model: str = option("language_model", "", "rho.pt of another run, instead of training one")
-    text: str = option("language_model", "", "a text file to learn from, instead of the stories")
+    model: str = option("language_model", "", "rho.pt of another run, or gpt2, gpt2-medium, "
+                        "-large, -xl (downloaded once), or a folder or file in their layout")
+    tokenizer: str = option("language_model", "", "gpt2, or a folder with vocab.json")
+    text: str = option("language_model", "", "a text or a folder of *.txt, instead of the stories")
     passages: int = option("language_model", 20000, "stories to write")
     share: float = option("language_model", 0.1, "of the text, each for labels, pi, evaluation")
     vocabulary: int = option("language_model", 1536, "tokens of the BPE; GPT-2: 50,257")
@@ -66,7 +69,8 @@ class Config:
     lm_lr: float = option("language_model", 6e-3, "peak learning rate of rho")
 
     task: str = option("labels", "sentiment", "what labelers like: sentiment or descriptiveness")
-    labels: str = option("labels", "", "a file of comparisons, instead of simulated labelers")
+    labels: str = option("labels", "", "a file of comparisons, instead of simulated labelers; "
+                         "sentiment, descriptiveness: OpenAI's (downloaded once)")
     n_labels: int = option("labels", 12000, "to train r on, of --labels at most; paper: 5,000 on")
     temperature: float = option("labels", 0.7, "divides the logits; paper, released: 0.7")
     truncate_after: int = option("labels", 16, "y ends at a period from here on; paper: 16")
@@ -97,82 +101,16 @@ class Config:
     optimum_samples: int = option("evaluation", 512, "samples of rho for each of them")
     device: str = option("run", "", "cpu, cuda or mps; the best one present if not given")
     out: str = option("run", "", "folder of the run; out/<task>-seed<seed> if not given")
+    prompt: str = option("run", "", "what `sample` continues")
+    policy: str = option("run", "", "policy.pt of a run: `label` shows two of its samples in four")
+    answers: str = option("run", "", "file that `label` adds to; OUT/labels.jsonl if not given")
 
 
 QUICK = dict(passages=4000, lm_steps=250, n_labels=500, episodes=1280, evaluations=128,
              optimum_queries=16, optimum_samples=128)
-
-
-# --- files, and what need not be made again -------------------------------------------------------
-
-def settings_of(cfg, stage):
-    """All settings that the stage's result depends on, files by their content."""
-    before = STAGES[:STAGES.index(stage) + 1]
-    found = {f.name: getattr(cfg, f.name) for f in fields(cfg) if f.metadata["stage"] in before}
-    for name in {"model", "text", "labels", "against"} & found.keys():
-        if found[name]:
-            found[name] = hashlib.sha256(Path(found[name]).read_bytes()).hexdigest()
-    return found
-
-
-@contextmanager
-def reading(path):
-    """Whatever is wrong with a file that a run has written, it is one sentence."""
-    try:
-        yield
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError,
-            pickle.UnpicklingError) as e:
-        raise Complaint(f"{path}: damaged or of another model ({type(e).__name__}); delete it to "
-                        "have it made again, if it is the run's own") from None
-
-
-def save(path, **parts):
-    gpt.write_whole(path, lambda name: torch.save(parts, name))
-
-
-def load(path, part, module):
-    """The module, where it is, with the weights that `save` saved under this name."""
-    with reading(path):
-        module.load_state_dict(torch.load(path, weights_only=True, map_location="cpu")[part])
-    return module
-
-
-def write_json(path, value):
-    gpt.write_whole(path, lambda name: Path(name).write_text(json.dumps(value, indent=1) + "\n"))
-
-
-def read_json(path, default=None):
-    """A file that write_json wrote; all of them hold the run's settings."""
-    if default is not None and not os.path.exists(path):
-        return default
-    with reading(path):
-        found = json.loads(Path(path).read_text())
-        return found | {"config": found["config"]}
-
-
-def stage(cfg, name, artefact, make, load, given=""):
-    """The stage's result: loaded if it was made by these settings, else made and remembered.
-    make(path) writes the artefact, or it is the `given` file; load(path) reads it."""
-    path, note = os.path.join(cfg.out, artefact), os.path.join(cfg.out, "config.json")
-    known, wanted = read_json(note, {"stages": {}}), settings_of(cfg, name)
-    if os.path.exists(path) and known["stages"].get(name, {}).get("settings") == wanted:
-        print(f"{name}: kept, {path} was made by these settings")
-        with reading(path):
-            return load(path)
-    if given:
-        load(given)                                          # or a complaint, and nothing is lost
-        make = lambda path: gpt.write_whole(
-            path, lambda name: Path(name).write_bytes(Path(given).read_bytes()))
-    known["config"] = asdict(cfg)
-    for later in STAGES[STAGES.index(name):]:          # what was made from the old one is old too
-        known["stages"].pop(later, None)
-    write_json(note, known)                  # a run cut short here leaves nothing that looks whole
-    torch.manual_seed(1000 * cfg.seed + STAGES.index(name))
-    start = time.time()
-    make(path)
-    known["stages"][name] = {"settings": wanted, "seconds": round(time.time() - start, 1) or 0.1}
-    write_json(note, known)
-    return load(path)
+RELEASED = dict(query_min=32, query_max=64, n_labels=4992, reward_lr=5e-5, reward_batch=32,
+                episodes=1000000, batch=512, lr=1e-5, K=0.0512, kl_target=6.0, beta=0.15,
+                vf_coef=0.1, whiten_rewards=1, supervised_lr=1e-4)      # the last, and 32: here
 
 
 # --- the stages, and the driver -------------------------------------------------------------------
@@ -180,7 +118,7 @@ def stage(cfg, name, artefact, make, load, given=""):
 class World(NamedTuple):
     """What the first stage leaves to all others."""
     rho: gpt.GPT
-    tokens: gpt.Tokens
+    tokens: Tokens
     queries: dict              # {part: {length: (n, length)}}, parts reward, policy, evaluation
     losses: dict               # of rho, held out
     how: tuple                 # responses are drawn: T, temperature, and where they are cut
@@ -188,30 +126,34 @@ class World(NamedTuple):
 
 def train_language_model(cfg, path):
     """Step 0: rho, the tokens it reads, and the queries it has not read. Saved in `path`."""
-    rng = random.Random(cfg.seed)
-    text = reward.pages(cfg.text) if cfg.text else [stories.passage(rng)
-                                                    for _ in range(cfg.passages)]
-    a, b, c, d = (len(text) - k * int(cfg.share * len(text)) for k in (3, 2, 1, 0))
-    parts = {"train": text[:a], "evaluation": text[c:d], "reward": text[a:b], "policy": text[b:c]}
-    tokens = gpt.Tokens(gpt.learn_bpe("\n".join(" " + p for p in text[:a]), cfg.vocabulary))
-    queries = reward.cut_queries(parts, tokens, cfg.query_min, cfg.query_max)
+    if cfg.model.endswith(".pt"):
+        return files.write_whole(path, lambda name: shutil.copyfile(cfg.model, name))
+    rng, weights = random.Random(cfg.seed), cfg.model and gpt.weights_file(cfg.model)
+    text = pages(read_text(cfg.text)) if cfg.text else [stories.passage(rng)
+                                                              for _ in range(cfg.passages)]
+    parts = parts_of(text, cfg.share)
+    tokens = tokens_for(cfg.tokenizer, weights, parts["train"], cfg.vocabulary)
+    queries = cut_queries(parts, tokens, cfg.query_min, cfg.query_max)
     del queries["train"]                                     # what rho has read asks nothing
     print("queries for", *(f"{part}: {sum(map(len, q.values()))}" for part, q in queries.items()))
-    rho = gpt.GPT(len(tokens.tokens), cfg.query_max + cfg.response, cfg.layers, cfg.heads,
-                  cfg.width).to(cfg.device)
-    windows, unseen = (gpt.windows(map(tokens.encode, parts[part]), tokens.period,
-                                   rho.shape["context"]) for part in ("train", "evaluation"))
-    if not all([*queries.values(), len(windows), len(unseen)]):
-        raise Complaint(f"the text is too short: each part of it must have whole sentences of "
-                        f"{cfg.query_min} to {cfg.query_max} tokens, and after the start of a "
-                        f"sentence {rho.shape['context'] + 1} tokens")
-    steps = gpt.fit("language_model", rho, gpt.batches_of(windows, cfg.lm_batch), cfg.lm_steps,
+    T = cfg.query_max + cfg.response
+    rho = (gpt.GPT.from_pretrained(weights) if weights else gpt.GPT(
+        len(tokens.tokens), T, cfg.layers, cfg.heads, cfg.width)).to(cfg.device)
+    if not 0 <= rho.shape["vocabulary"] - len(tokens.tokens) < 128 or rho.shape["context"] < T:
+        raise Complaint(f"--model has {rho.shape['vocabulary']} tokens, its tokenizer "
+                        f"{len(tokens.tokens)}; it has {rho.shape['context']} positions, "
+                        f"--query_max and --response want {T}")
+    seen, unseen = (windows(parts[part], tokens, T) for part in ("train", "evaluation"))
+    if not all([*queries.values(), len(seen), len(unseen)]):
+        raise Complaint("the text is too short: each part of it must have whole sentences of "
+                        f"{cfg.query_min} to {cfg.query_max} tokens, and {T + 1} tokens in a row")
+    steps = gpt.fit("language_model", rho, batches_of(seen, cfg.lm_batch), cfg.lm_steps,
                     cfg.lm_lr)
     for _ in watch("language_model", steps, cfg.lm_steps, "loss {:.3f}".format):
         pass
     save(path, shape=rho.shape, weights=rho.state_dict(), queries=queries,
          tokens=[t.decode("latin-1") for t in tokens.tokens],
-         losses=figures.language_model_losses(rho, windows, unseen[:2000]))
+         losses=gpt.language_model_losses(rho, seen, unseen[:2000]))
 
 
 def load_world(cfg, path):
@@ -220,7 +162,7 @@ def load_world(cfg, path):
         saved = torch.load(path, map_location=cfg.device, weights_only=True)
         rho = gpt.GPT(**saved["shape"]).to(cfg.device)
         rho.load_state_dict(saved["weights"])
-        tokens = gpt.Tokens([t.encode("latin-1") for t in saved["tokens"]])
+        tokens = Tokens([t.encode("latin-1") for t in saved["tokens"]])
         how = cfg.response, cfg.temperature, cut_at(tokens.period, cfg.truncate_after)
         world = World(rho, tokens, saved["queries"], saved["losses"], how)
     room = rho.shape["context"] - max(map(max, world.queries.values()))
@@ -232,17 +174,18 @@ def load_world(cfg, path):
 def ask(cfg, world, model, n, rng):
     """Step 1: four samples of the model for each of n queries, and which of them a labeler likes
     best: n comparisons."""
-    picked = reward.pick(world.queries["reward"], n, again=True)
-    asked = questions(model, picked, world.tokens.decode, rng, *world.how)
+    picked = pick(world.queries["reward"], n, again=True)
+    asked = questions([model], picked, world.tokens.decode, rng, *world.how)
     p = stories.choice_probabilities(cfg.task, [texts for _, texts in asked])
     best = stories.choose(p, rng)[:, 0]
-    return [reward.Comparison(query, texts, int(b)) for (query, texts), b in zip(asked, best)]
+    return [files.Comparison(query, texts, int(b)) for (query, texts), b in zip(asked, best)]
 
 
 def collect_labels(cfg, world, path):
     """The comparisons to train r on, and the held-out ones: a fifth as many, of other queries."""
-    reward.write_comparisons(path, ask(cfg, world, world.rho, cfg.n_labels + cfg.n_labels // 5,
-                                       np.random.default_rng([cfg.seed, 1])))
+    files.write_comparisons(path, reward.read_labels(cfg.labels) if cfg.labels else ask(
+        cfg, world, world.rho, cfg.n_labels + cfg.n_labels // 5,
+        np.random.default_rng([cfg.seed, 1])))
 
 
 def fit_reward(cfg, world, comparisons):
@@ -276,21 +219,14 @@ def rewards(cfg, world, r, held_out):
 
 
 def learn_along(cfg, world, r, pi, train, held_out, updates):
-    """What becomes of r, in place, before the first and after each update of pi. --online (2.3): at
-    equal steps of l(n) labelers see samples of pi and r is trained anew, on all labels so far."""
-    first, last, rng = cfg.n_labels // 4, cfg.n_labels, np.random.default_rng([cfg.seed, 3])
+    """What becomes of r, in place, before the first and after each update of pi."""
     if cfg.shared:
-        yield from reward.on_one_trunk(
+        return reward.on_one_trunk(
             r, pi, world.rho, train, held_out[:512], world.tokens.encode, world.queries["reward"],
             world.how, lr=cfg.lr, batch_size=cfg.reward_batch, steps=cfg.epochs, updates=updates)
-        return
-    for n in range(updates + 1):
-        wanted = reward.labels_wanted(n / updates, first, last)
-        now, then = ((k - first) * cfg.online // (last - first) for k in (len(train), wanted))
-        if now < then < cfg.online:
-            train = train + ask(cfg, world, pi.trunk, wanted - len(train), rng)
-            r.load_state_dict(fit_reward(cfg, world, train).state_dict())
-        yield {"labels": len(train)}
+    rng = np.random.default_rng([cfg.seed, 3])
+    return reward.online(r, train, lambda n: ask(cfg, world, pi.trunk, n, rng), lambda comparisons:
+                         fit_reward(cfg, world, comparisons), cfg.n_labels, cfg.online, updates)
 
 
 def train_policy(cfg, world, r, train, held_out, path):
@@ -302,7 +238,7 @@ def train_policy(cfg, world, r, train, held_out, path):
         liked.append(true(x, y).mean().item())
         return score(x, y)
     updates = ppo(
-        pi, world.rho, observed, reward.draw_from(world.queries["policy"], cfg.device),
+        pi, world.rho, observed, draw_from(world.queries["policy"], cfg.device),
         cut=world.how[2], episodes=cfg.episodes, batch_size=cfg.batch, response=cfg.response,
         temperature=cfg.temperature, lr=cfg.lr, epochs=cfg.epochs, minibatches=cfg.minibatches,
         clip=cfg.clip, lam=cfg.lam, vf_coef=cfg.vf_coef, whiten_rewards=cfg.whiten_rewards,
@@ -311,76 +247,128 @@ def train_policy(cfg, world, r, train, held_out, path):
     total = -(-cfg.episodes // cfg.batch)
     along = learn_along(cfg, world, r, pi, train, held_out, total)
     next(along)
-    with open(os.path.join(cfg.out, "metrics.jsonl"), "w") as file:
+    with open(f"{cfg.out}/metrics.jsonl", "w") as file:
         for seen, told in zip(watch("policy", updates, total, show), along):
             file.write(json.dumps({**seen, "true": liked[-1], **told}) + "\n")
             file.flush()
     save(path, policy=pi.state_dict(), reward=r.state_dict())
 
 
-def evaluate(cfg, world, r, pi, train, held_out, path):
+def evaluate(cfg, world, r, pi, rival, train, held_out, path):
     """Everything held out, beside its limit; samples.txt, figure.png and results.json."""
-    log = [json.loads(line) for line in open(os.path.join(cfg.out, "metrics.jsonl"))]
+    log = [json.loads(line) for line in open(f"{cfg.out}/metrics.jsonl")]
     score, true = rewards(cfg, world, r, held_out)
     results = {"task": cfg.task, "seed": cfg.seed, "config": asdict(cfg), **figures.results(
-        cfg, world, r, pi, lambda: load_policy(world, cfg.against)[0].trunk, score, true, train,
-        held_out, log)}
-    text = samples(world.rho, pi.trunk, score, reward.pick(world.queries["evaluation"], 40),
-                   world.tokens.decode, *world.how)
-    gpt.write_whole(os.path.join(cfg.out, "samples.txt"),
-                    lambda name: Path(name).write_text(text, "utf-8"))
+        cfg, world, r, pi, rival, score, true, train, held_out, log)}
+    files.write_text(f"{cfg.out}/samples.txt", samples(world.rho, pi.trunk, score, pick(
+        world.queries["evaluation"], 40), world.tokens.decode, *world.how))
     write_json(path, results)
     figures.draw(figures.plan()["panels"], {"": [figures.told(Path(cfg.out), {})]},
-                 os.path.join(cfg.out, "figure.png"))
+                 f"{cfg.out}/figure.png")
+
+
+def first_stage(cfg):
+    """The World of the run, made if need be."""
+    os.makedirs(cfg.out, exist_ok=True)
+    if cfg.model.endswith(".pt"):
+        load_world(cfg, cfg.model)                           # or a complaint, and nothing is lost
+    return stage(cfg, "language_model", "rho.pt", lambda path: train_language_model(cfg, path),
+                 lambda path: load_world(cfg, path))
 
 
 def run(cfg):
     """rho, steps 1 to 3 of section 2 and the evaluation, each kept in the run's folder."""
-    os.makedirs(cfg.out, exist_ok=True)
     print(f"{cfg.task}, seed {cfg.seed}, on {cfg.device}, into {cfg.out}")
-    world = stage(cfg, "language_model", "rho.pt", lambda path: train_language_model(cfg, path),
-                  lambda path: load_world(cfg, path), cfg.model)
+    cfg = replace(cfg, labels=reward.labels_file(cfg.labels))
+    if cfg.labels:
+        reward.split_labels(cfg.labels)                      # or a complaint, and nothing is lost
+    files.spare_answers(cfg)
+    world = first_stage(cfg)
+    rival = load_policy(world, cfg.against)[0].trunk if cfg.against else None
     train, held_out = stage(cfg, "labels", "labels.jsonl", lambda path: collect_labels(
-        cfg, world, path), reward.split_labels, cfg.labels)
+        cfg, world, path), reward.split_labels)
     train = train[:cfg.n_labels // 4 if cfg.online else cfg.n_labels]       # here: N0 is N / 4
     r = stage(cfg, "reward_model", "reward.pt", lambda path: train_reward_model(
         cfg, world, train, path), lambda path: load(path, "reward", reward.RewardModel(world.rho)))
     pi, r = stage(cfg, "policy", "policy.pt", lambda path: train_policy(
         cfg, world, r, train, held_out, path), lambda path: load_policy(world, path))
     results = stage(cfg, "evaluation", "results.json", lambda path: evaluate(
-        cfg, world, r, pi, train, held_out, path), read_json)
-    made = read_json(os.path.join(cfg.out, "config.json"))["stages"]
+        cfg, world, r, pi, rival, train, held_out, path), read_json)
+    for name, model in (("rho", world.rho), ("r", r.trunk), ("pi", pi.trunk)):
+        model.save_pretrained(f"{cfg.out}/{name}")   # for whatever else reads GPT-2
+        write_tokens(f"{cfg.out}/{name}", world.tokens)
+    made = read_json(f"{cfg.out}/config.json")["stages"]
     results["seconds"] = seconds = {name: made[name]["seconds"] for name in STAGES}
     results["policy"]["episodes_per_second"] = results["policy"]["episodes"] / seconds["policy"]
-    write_json(os.path.join(cfg.out, "results.json"), results)
+    write_json(f"{cfg.out}/results.json", results)
     blocks = Path(cfg.out, "samples.txt").read_text("utf-8").split("\n\n")
     print("\n" + "\n\n".join(blocks[:3]) + "\n\n" + figures.table(results))
 
 
-def sample_command(cfg, prompt):
+def label_command(cfg):
+    """A person at the terminal picks the best of four samples of rho, or of two of rho and two of a
+    policy (2.3: with a person in the loop)."""
+    note, answers = f"{cfg.out}/config.json", cfg.answers or f"{cfg.out}/labels.jsonl"
+    if os.path.exists(answers) and not cfg.answers and "person" not in read_json(note, {}):
+        raise Complaint(f"{answers} holds the labels of a run; give another --out")
+    world = first_stage(cfg)
+    if not cfg.answers:
+        write_json(note, {**read_json(note), "person": True})
+    models = [world.rho, *(load(p, "policy", Policy(world.rho)).trunk for p in [cfg.policy] if p)]
+    rho = files.digest(f"{cfg.out}/rho.pt")
+    print(f"Which continuation is best? (--task {cfg.task})")
+    reward.label(reward.questions_of(
+        f"{cfg.out}/questions-{rho[:8]}{files.digest(cfg.policy)[:8]}.json", cfg.n_labels, cfg.seed,
+        lambda n, rng: questions(models, pick(world.queries["reward"], n, again=True),
+                                 world.tokens.decode, rng, *world.how)), answers)
+
+
+def sample_command(cfg):
     """Zero-shot and fine-tuned continuations of a prompt, side by side, as the run made them."""
-    note = read_json(os.path.join(cfg.out, "config.json"), {"stages": {}})
+    note = read_json(f"{cfg.out}/config.json", {"stages": {}})
     if "policy" not in note["stages"]:
         raise Complaint(f"{cfg.out} holds no finished policy; run rlhf.py first, or give its --out")
-    cfg = replace(Config(**note["config"]), device=cfg.device, out=cfg.out, seed=cfg.seed)
-    world = load_world(cfg, os.path.join(cfg.out, "rho.pt"))
-    pi, r = load_policy(world, os.path.join(cfg.out, "policy.pt"))
-    x = torch.tensor([world.tokens.encode(prompt)], device=cfg.device)
+    cfg = replace(Config(**note["config"]), device=cfg.device, out=cfg.out, seed=cfg.seed,
+                  prompt=cfg.prompt)
+    world = load_world(cfg, f"{cfg.out}/rho.pt")
+    pi, r = load_policy(world, f"{cfg.out}/policy.pt")
+    x = torch.tensor([world.tokens.encode(cfg.prompt)], device=cfg.device)
     room = world.rho.shape["context"] - cfg.response
-    if x.size(1) > room or not prompt.strip():
+    if x.size(1) > room or not cfg.prompt.strip():
         raise Complaint(f"--prompt has {x.size(1)} tokens, but must have 1 to {room}")
     torch.manual_seed(cfg.seed)
-    held_out = reward.split_labels(os.path.join(cfg.out, "labels.jsonl"))[1]
+    held_out = reward.split_labels(f"{cfg.out}/labels.jsonl")[1]
     print("\n\n".join(side_by_side(world.rho, pi.trunk, rewards(cfg, world, r, held_out)[0],
                                    x.expand(3, -1), world.tokens.decode, *world.how)))
 
 
+def shape_of(cfg):
+    """The shape of the model that the run starts with."""
+    if cfg.model.endswith(".pt"):
+        return load_world(cfg, cfg.model).rho.shape
+    return gpt.shape_of(cfg.model) if cfg.model else dict(
+        vocabulary=cfg.vocabulary, context=cfg.query_max + cfg.response, layers=cfg.layers,
+        heads=cfg.heads, width=cfg.width)
+
+
+def dry_run(cfg):
+    """What would be run, and in what memory."""
+    shape, updates = shape_of(cfg), -(-cfg.episodes // cfg.batch)
+    peak = gpt.memory(shape, cfg.batch, cfg.query_max, cfg.response, cfg.minibatches)
+    print(f"""on {cfg.device}, into {cfg.out}:
+rho     {cfg.model or 'new'}, {shape}, {cfg.lm_steps} steps on {cfg.text or 'the stories'}
+labels  {cfg.n_labels} labels, {cfg.labels or 'simulated'}
+r       {-(-cfg.n_labels // cfg.reward_batch)} steps of {cfg.reward_batch} comparisons
+pi      {updates} updates of {cfg.batch} episodes, {cfg.epochs} x {cfg.minibatches} steps each
+memory  some {peak / 2 ** 30:.2f} GiB at its peak""")
+
+
 def read_options(argv):
-    """The command and its Config: every field is an option, and a wrong value is one sentence."""
-    parser = argparse.ArgumentParser(prog="rlhf.py", description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    """The command, a function, and its Config, of which every field is an option."""
+    parser = files.Options(prog="rlhf.py", description=__doc__, allow_abbrev=False,
+                           formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="every stage in miniature")
-    parser.add_argument("--prompt", default="", help="what `sample` continues")
+    parser.add_argument("--dry_run", action="store_true", help="say what would be run")
     groups = {name: parser.add_argument_group(name) for name in STAGES + ["run"]}
     for f in fields(Config):
         groups[f.metadata["stage"]].add_argument(
@@ -388,12 +376,23 @@ def read_options(argv):
             help=f"{f.metadata['help']} (here: {f.default!r})")
     command = argv.pop(0) if argv and not argv[0].startswith("-") else "run"
     given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
-    quick, prompt = given.pop("quick"), given.pop("prompt")
-    cfg = replace(Config(), **{**(QUICK if quick else {}), **given})
+    quick, dry = given.pop("quick"), given.pop("dry_run")
+    cfg = replace(Config(), **{"device": "cpu", **given})
+    check(cfg)
+    found = {"task": cfg.labels} if cfg.labels in stories.TASKS else {}
+    weights = cfg.model and not cfg.model.endswith(".pt")
+    if weights:
+        found |= {"lm_steps": 1000, "lm_lr": 5e-5}           # here
+        found |= RELEASED if shape_of(cfg)["vocabulary"] == 50257 else {}
+    found |= QUICK if quick else {"n_labels": 300} if command == "label" else {}
+    if cfg.model and not cfg.text:
+        found["lm_steps"] = 0                                # it stays as it is
+    cfg = replace(Config(), **{**found, **given})
     check(cfg)
     cfg.device = cfg.device or gpt.devices()[0]
     cfg.out = cfg.out or f"out/{cfg.task}-seed{cfg.seed}" + "-quick" * quick
-    return command, prompt, cfg
+    commands = {"run": run, "sample": sample_command, "label": label_command}
+    return dry_run if dry else commands[command], cfg
 
 
 def check(cfg):
@@ -405,12 +404,11 @@ def check(cfg):
     need(cfg.device in ["", *gpt.devices()], "device", f"present: {' or '.join(gpt.devices())}")
     need(cfg.reward.removeprefix("-") in ("learned", "true", "reviews"), "reward", "as in --help")
     may_be_0 = ("seed", "kl_target", "truncate_after", "K", "vf_coef", "whiten_rewards", "online",
-                "shared", "supervised_lr", "optimum_queries")
+                "shared", "supervised_lr", "optimum_queries", "lm_steps")
     for f in fields(cfg):
         if f.type in (int, float) and f.name != "beta":
-            least = "0 or more" if f.name in may_be_0 else "above 0"
-            enough = getattr(cfg, f.name) >= (0 if f.name in may_be_0 else sys.float_info.min)
-            need(enough and math.isfinite(getattr(cfg, f.name)), f.name, least)
+            value, zero = getattr(cfg, f.name), f.name in may_be_0
+            need(0 < value < math.inf or zero and value == 0, f.name, "above 0" + ", or 0" * zero)
     need(cfg.seed < 2 ** 32, "seed", "below 4294967296")
     need(cfg.vocabulary >= 257, "vocabulary", "at least 257: the bytes and one merge")
     need(cfg.width % cfg.heads == 0, "width", f"a multiple of --heads, {cfg.heads}")
@@ -422,20 +420,22 @@ def check(cfg):
     need(math.isfinite(cfg.beta) and (cfg.beta or not cfg.kl_target), "beta", "finite and not 0")
     need("learned" in cfg.reward or not cfg.online + cfg.shared, "reward", "learned: r learns on")
     need(not (cfg.online and cfg.shared), "shared", "0 with --online")
-    settings_of(cfg, "evaluation")                           # all files are there
-    if cfg.labels:
-        reward.split_labels(cfg.labels)
+    names = {"model": gpt.GPT2, "tokenizer": ["gpt2"], "labels": stories.TASKS}
+    for name in files.GIVEN:
+        known, path = names.get(name, []), getattr(cfg, name)
+        need(not path or path in known or os.path.exists(path), name, " or ".join(
+            ["a file or folder that is there", *known]))
 
 
 def main(argv=None):
     """Run a command; 0, or 2 after one sentence on what the user can mend."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        if argv and argv[0] not in ("run", "sample") and not argv[0].startswith("-"):
-            figures.command(argv)
+        if argv and argv[0] not in ("run", "sample", "label") and not argv[0].startswith("-"):
+            print(files.agreement(argv)) if argv[0] == "agreement" else figures.command(argv)
         else:
-            command, prompt, cfg = read_options(argv)
-            sample_command(cfg, prompt) if command == "sample" else run(cfg)
+            command, cfg = read_options(argv)
+            command(cfg)
         return 0
     except (KeyboardInterrupt, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)         # perhaps nobody reads any more
