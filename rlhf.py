@@ -335,7 +335,7 @@ def sample_command(cfg):
     x = torch.tensor([world.tokens.encode(cfg.prompt)], device=cfg.device)
     room = world.rho.shape["context"] - cfg.response
     if x.size(1) > room or not cfg.prompt.strip():
-        raise Complaint(f"--prompt has {x.size(1)} tokens, but must have 1 to {room}")
+        raise Complaint(f"--prompt must have some words, and at most {room} tokens")
     torch.manual_seed(cfg.seed)
     held_out = reward.split_labels(f"{cfg.out}/labels.jsonl")[1]
     print("\n\n".join(side_by_side(world.rho, pi.trunk, rewards(cfg, world, r, held_out)[0],
@@ -380,8 +380,7 @@ def read_options(argv):
     cfg = replace(Config(), **{"device": "cpu", **given})
     check(cfg)
     found = {"task": cfg.labels} if cfg.labels in stories.TASKS else {}
-    weights = cfg.model and not cfg.model.endswith(".pt")
-    if weights:
+    if cfg.model and not cfg.model.endswith(".pt"):
         found |= {"lm_steps": 1000, "lm_lr": 5e-5}           # here
         found |= RELEASED if shape_of(cfg)["vocabulary"] == 50257 else {}
     found |= QUICK if quick else {"n_labels": 300} if command == "label" else {}
@@ -408,7 +407,8 @@ def check(cfg):
     for f in fields(cfg):
         if f.type in (int, float) and f.name != "beta":
             value, zero = getattr(cfg, f.name), f.name in may_be_0
-            need(0 < value < math.inf or zero and value == 0, f.name, "above 0" + ", or 0" * zero)
+            fine = 0 < value < math.inf or zero and value == 0
+            need(fine, f.name, "0 or above" if zero else "above 0")
     need(cfg.seed < 2 ** 32, "seed", "below 4294967296")
     need(cfg.vocabulary >= 257, "vocabulary", "at least 257: the bytes and one merge")
     need(cfg.width % cfg.heads == 0, "width", f"a multiple of --heads, {cfg.heads}")
@@ -439,7 +439,7 @@ def main(argv=None):
         return 0
     except (KeyboardInterrupt, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)         # perhaps nobody reads any more
-        print("rlhf.py: stopped; finished stages are kept for the same command", file=sys.stderr)
+        print("rlhf.py: stopped; finished stages and all answers are kept", file=sys.stderr)
     except (Complaint, OSError) as e:
         print(f"rlhf.py: {e}", file=sys.stderr)
     return 2

@@ -934,7 +934,7 @@ def test_a_run_that_is_stopped_says_that_it_can_go_on(tmp_path, monkeypatch, cap
         monkeypatch.setattr(rlhf, "run", stopped)
         monkeypatch.setattr(rlhf.os, "dup2", lambda *a: None)
         assert rlhf.main(["--out", str(tmp_path)]) == 2
-        assert "finished stages are kept" in capsys.readouterr().err
+        assert "finished stages and all answers are kept" in capsys.readouterr().err
 
 
 def test_a_wrong_model_costs_nothing(a_run, tmp_path, capsys):
