@@ -33,7 +33,7 @@ class Policy(nn.Module):
     def __init__(self, rho):
         super().__init__()
         self.trunk = copy.deepcopy(rho)
-        self.value = nn.Linear(rho.shape["width"], 1)
+        self.value = nn.Linear(rho.shape["width"], 1, device=rho.wte.weight.device)
         nn.init.zeros_(self.value.weight)
         nn.init.zeros_(self.value.bias)
 

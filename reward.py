@@ -75,12 +75,12 @@ class RewardModel(nn.Module):
     def __init__(self, rho):
         super().__init__()
         self.trunk = copy.deepcopy(rho)
-        width = rho.shape["width"]
-        self.head = nn.Linear(width, 1)
+        width, device = rho.shape["width"], rho.wte.weight.device
+        self.head = nn.Linear(width, 1, device=device)
         nn.init.normal_(self.head.weight, std=1 / math.sqrt(width + 1))    # released code
         nn.init.zeros_(self.head.bias)
-        self.gain = nn.Parameter(torch.ones(()))
-        self.bias = nn.Parameter(torch.zeros(()))
+        self.gain = nn.Parameter(torch.ones((), device=device))
+        self.bias = nn.Parameter(torch.zeros((), device=device))
 
     def raw(self, tokens, length):
         """The head's output before gain and bias. tokens (B, S), length (B,) -> (B,).

@@ -716,6 +716,12 @@ def test_a_score_that_is_not_finite_stops_the_run(model):
         next(steps)
 
 
+def test_heads_lie_where_rho_does(model):
+    model.to("meta")                                         # a device that every machine has
+    for with_head in (ppo.Policy(model), reward.RewardModel(model)):
+        assert {p.device.type for p in with_head.parameters()} == {"meta"}
+
+
 def test_there_are_as_many_minibatches_as_asked(model, monkeypatch):
     sizes = []
     monkeypatch.setattr(ppo, "improve", lambda pi, opt, part, *rest: sizes.append(len(part.x)) or
