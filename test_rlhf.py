@@ -1649,7 +1649,7 @@ def test_a_notebook_shows_what_it_says(path):
         for k in tagged([cell], "check"):
             again = nbformat.v4.new_code_cell(checks[k].source)      # and this one must not fail
             book.cells += [nbformat.v4.new_code_cell(solutions[k].source), again]
-    nbclient.NotebookClient(book, timeout=400, kernel_name="python3",
+    nbclient.NotebookClient(book, timeout=900, kernel_name="python3",
                             resources={"metadata": {"path": str(path.parent)}}).execute()
     ran = [cell for cell in book.cells if cell.cell_type == "code"]
     for k, cell in tagged(ran, "check").items():
