@@ -245,7 +245,8 @@ def key():
     was = termios.tcgetattr(sys.stdin)
     try:
         tty.setcbreak(sys.stdin, termios.TCSADRAIN)          # what was typed ahead is kept
-        return sys.stdin.read(1).replace("\x04", "")         # Ctrl-D
+        pressed = sys.stdin.read(1)
+        return "" if pressed in "\x04\0" else pressed        # Ctrl-D; a 0 if before setcbreak
     finally:
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, was)
 
