@@ -26,7 +26,6 @@ import numpy as np
 import torch
 
 import files
-import gpt
 import stories
 from files import Complaint
 from ppo import frontier, measure, responses

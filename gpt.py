@@ -17,7 +17,6 @@ import math
 import os
 import sys
 import time
-from pathlib import Path
 
 import torch
 import torch.nn as nn
@@ -122,10 +121,10 @@ class GPT(nn.Module):
         """A GPT with published weights: gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a folder or file
         in their layout. The shape is the tensors'; heads are config.json's, or have 64 channels."""
         path = weights_file(name_or_path)
-        beside, config = Path(path).with_name("config.json"), {}
-        if beside.exists():
-            with files.reading(beside):
-                config = dict(json.loads(beside.read_text("utf-8")))
+        beside, config = os.path.join(os.path.dirname(path), "config.json"), {}
+        if os.path.exists(beside):
+            with files.reading(beside), open(beside, encoding="utf-8-sig") as file:
+                config = dict(json.load(file))
         with files.reading(path):
             found = {name.removeprefix("transformer."): tensor.float() for name, tensor in
                      files.read_weights(path).items() if not name.endswith(BUFFERS)}

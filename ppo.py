@@ -268,8 +268,7 @@ def ppo(pi, rho, score, draw, *, cut=uncut, episodes, batch_size, response, temp
         kl = ((batch.logp - batch.logp_rho) * real).sum(1).mean().item()
         unforeseen = (returns - batch.value)[real].var() / returns[real].var().clamp(min=1e-8)
         seen = {"episode": (update + 1) * batch_size, "score": mean, "kl": kl, "beta": beta,
-                "total": mean - beta * kl,
-                "explained_variance": 1 - unforeseen.item(),
+                "total": mean - beta * kl, "explained_variance": 1 - unforeseen.item(),
                 **{key: sum(s[key] for s in steps) / len(steps) for key in steps[0]}}
         if not all(math.isfinite(v) for v in seen.values()):
             raise Complaint(f"policy: update {update + 1} of {updates} is not finite ({seen}); "

@@ -21,7 +21,6 @@ import os
 import random
 import shutil
 import sys
-import time
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import NamedTuple

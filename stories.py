@@ -9,7 +9,6 @@ A passage keeps two people, a place, a thing, an animal, a tree, a mood and a li
 The two people differ in gender, so that every pronoun has one referent and a reader can check it.
 """
 
-import random
 import re
 
 import numpy as np
