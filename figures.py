@@ -261,6 +261,7 @@ def run_all(home, wanted, plan, quick):
         return before
 
     def launch(path):
+        """One run of rlhf.py, by the settings of its folder; what it says goes into log.txt."""
         if failed:
             return
         files = needs(level[path][1], plan).items()
@@ -292,6 +293,7 @@ def run_all(home, wanted, plan, quick):
 def rendered(template):
     """Every {{result | series | number | setting=value}} filled in: mean ± deviation."""
     def number(match):
+        """What one {{...}} stands for: the mean of its runs, and their deviation."""
         title, label, key, *where = (word.strip() for word in match[1].split("|"))
         runs = [run for run in json.loads(file_of(title).read_text())["series"][label]
                 if all(str(run["settings"][w.split("=")[0]]) == w.split("=")[1] for w in where)]

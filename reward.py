@@ -311,6 +311,7 @@ def reviews(n, rng):
     Another domain than the stories: fragments about goods, each word of praise or blame as likely
     as the stars say. 12 of the 20 the stories have too; joy, grief and deeds are not among them."""
     def line(stars):
+        """One review of so many stars, its words of praise or blame drawn as they say."""
         text = " ".join(rng.choice(REVIEWS.split("|")).split())
         text = text.replace("{goods}", rng.choice(GOODS))
         while "{w}" in text:
