@@ -1454,6 +1454,10 @@ def test_a_person_answers_is_killed_and_goes_on(a_run, tmp_path):
     os.write(person.fd, b"\x04")                             # Ctrl-D: closed
     person.until("the input has ended")
     assert person.status() == 2 and len(reward.read_labels(f"{out}/labels.jsonl")) == 4
+    person = Terminal(options)
+    os.write(person.fd, b"\x04")                             # before the terminal is ready for it
+    person.until("the input has ended")
+    assert person.status() == 2 and len(reward.read_labels(f"{out}/labels.jsonl")) == 4
 
 
 def test_a_second_person_is_asked_the_same(a_run, tmp_path, monkeypatch, capsys):
