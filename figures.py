@@ -27,10 +27,10 @@ import torch
 
 import files
 import stories
-from files import Complaint
-from ppo import frontier, measure, responses
-from reward import judge, supervised
-from text import pick, to_tokens
+from files import UserError
+from ppo import frontier, mean_reward_and_kl, responses
+from reward import evaluate_reward_model, supervised
+from text import pick, collate
 
 matplotlib.use("Agg")    # draw into files, with or without a screen
 import matplotlib.pyplot as plt
@@ -55,8 +55,8 @@ def beside_limits(cfg, r, tokens, n, train, held_out):
                      "source": "simulated labelers"}
         p = stories.choice_probabilities(cfg.task, asked).mean(1)                  # (n, 4)
         limits = stories.limits(cfg.task, asked)
-    data, length, _ = to_tokens(held_out, tokens.encode, r.trunk.shape["context"])
-    seen = judge(r, data, length, torch.tensor(p, dtype=torch.float32))
+    data, length, _ = collate(held_out, tokens.encode, r.trunk.shape["context"])
+    seen = evaluate_reward_model(r, data, length, torch.tensor(p, dtype=torch.float32))
     return {"labels": {"n": n, **agreement},
             "reward_model": {**seen, **limits, "n": len(held_out)}}
 
@@ -75,15 +75,15 @@ def win_rate(cfg, world, model, other, queries):
     return {"mean": float(won.mean()), "stderr": float(won.std() / len(won) ** 0.5), "n": len(won)}
 
 
-def results(cfg, world, r, pi, rival, score, true, train, held_out, log):
+def results(cfg, world, r, pi, opponent, score, true, train, held_out, log):
     """Everything that results.json tells of a run, held out, beside its limit."""
     rho, pi, queries = world.rho, pi.trunk, world.queries["evaluation"]
     picked, few = pick(queries, cfg.evaluations), pick(queries, cfg.optimum_queries)
 
     def both(x, y):
         return torch.stack([score(x, y), true(x, y)], dim=1)                       # (B, 2)
-    (reached, reached_true), kl = measure(pi, rho, both, picked, *world.how)
-    (zero_shot, zero_shot_true), _ = measure(rho, rho, both, picked, *world.how)
+    (reached, reached_true), kl = mean_reward_and_kl(pi, rho, both, picked, *world.how)
+    (zero_shot, zero_shot_true), _ = mean_reward_and_kl(rho, rho, both, picked, *world.how)
     optimum = frontier(rho, score, few, cfg.optimum_samples, *world.how[:2]) if few else []
 
     best, size = None, None               # beyond what was sampled, not the curve's last point
@@ -94,8 +94,8 @@ def results(cfg, world, r, pi, rival, score, true, train, held_out, log):
         tuned = supervised(rho, train, world.tokens.encode, cfg.supervised_lr)
         wins.update(supervised=win_rate(cfg, world, pi, tuned, picked),
                     supervised_vs_zero_shot=win_rate(cfg, world, tuned, rho, picked))
-    if rival:
-        wins["against"] = win_rate(cfg, world, pi, rival, picked)
+    if opponent:
+        wins["against"] = win_rate(cfg, world, pi, opponent, picked)
     return {
         "language_model": world.losses,
         **beside_limits(cfg, r, world.tokens, log[-1].get("labels", len(train)), train, held_out),
@@ -237,11 +237,11 @@ def needs(options, plan):
     the first world use none, the second world uses rho, rivals labels too."""
     first, world = (expand({"world": True, "task": task}, plan)[0]
                     for task in ("sentiment", options["task"]))
-    rival = {**plan["common"], "task": options["task"], "n_labels": 5000, "seed": options["seed"]}
+    opponent = {**plan["common"], "task": options["task"], "n_labels": 5000, "seed": options["seed"]}
     found = [("model", (first, "rho.pt")), ("labels", (world, "labels.jsonl")),
-             ("against", (rival, "policy.pt"))]
+             ("against", (opponent, "policy.pt"))]
     alone = "episodes" not in options or options == first
-    return dict(found[:0 if alone else 1 if options == world else 2 if options == rival else 3])
+    return dict(found[:0 if alone else 1 if options == world else 2 if options == opponent else 3])
 
 
 def folder(home, options):
@@ -287,7 +287,7 @@ def run_all(home, wanted, plan, quick):
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(launch, [path for path in level if level[path][0] == now]))
     if failed:
-        raise Complaint(failed[0])
+        raise UserError(failed[0])
 
 
 def rendered(template):
@@ -325,7 +325,7 @@ def command(argv):
         return files.write_text(path, text)
     chosen = {t: e for t, e in experiments["results"].items() if title in (t, "all")}
     if not chosen:
-        raise Complaint(f"{title!r} is not a command: sample, label, agreement, results, all, "
+        raise UserError(f"{title!r} is not a command: sample, label, agreement, results, all, "
                         f"{', '.join(experiments['results'])}")
     home = Path("out", "figures" + "-quick" * quick)
     series = {t: {label: expand(options, experiments)[:2 if quick else None] for label, options in

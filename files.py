@@ -34,13 +34,13 @@ LABELS = ("https://openaipublic.blob.core.windows.net/lm-human-preferences/label
           "offline_5k.json")
 
 
-class Complaint(Exception):
+class UserError(Exception):
     """Something the user can mend: one sentence saying what is wrong, where, and what to do."""
 
 
 class Options(argparse.ArgumentParser):
     def error(self, message):
-        raise Complaint(f"{message}; --help explains the options")
+        raise UserError(f"{message}; --help explains the options")
 
 
 def write_whole(path, write):
@@ -48,7 +48,7 @@ def write_whole(path, write):
     try:
         write(f"{path}.part")
     except RuntimeError as e:                                # what torch.save says of a full disk
-        raise Complaint(f"{path} cannot be written: {e}") from None
+        raise UserError(f"{path} cannot be written: {e}") from None
     os.replace(f"{path}.part", path)
 
 
@@ -74,7 +74,7 @@ def reading(path):
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError,
             pickle.UnpicklingError) as e:
         why = (str(e).strip().splitlines() or [""])[0]
-        raise Complaint(f"{path}: damaged, or not what it should be ({type(e).__name__}: {why})"
+        raise UserError(f"{path}: damaged, or not what it should be ({type(e).__name__}: {why})"
                         ) from None
 
 
@@ -129,8 +129,8 @@ def stage(cfg, name, artefact, make, load):
         try:
             with reading(path):
                 return load(path)
-        except Complaint as e:
-            raise Complaint(f"{e}; delete it to have it made again") from None
+        except UserError as e:
+            raise UserError(f"{e}; delete it to have it made again") from None
     known["config"] = asdict(cfg)
     for later in STAGES[STAGES.index(name):]:          # what was made from the old one is old too
         known["stages"].pop(later, None)
@@ -148,7 +148,7 @@ def spare_answers(cfg):
     kept, note = os.path.join(cfg.out, "labels.jsonl"), os.path.join(cfg.out, "config.json")
     if os.path.exists(kept) and "person" in read_json(note, {"person": True}) and not (
             cfg.labels and os.path.samefile(kept, cfg.labels)):
-        raise Complaint(f"{kept} may hold a person's answers; give another --out, or these as "
+        raise UserError(f"{kept} may hold a person's answers; give another --out, or these as "
                         "--labels")
 
 
@@ -167,8 +167,8 @@ def download(url, read):
         os.makedirs(os.path.dirname(path), exist_ok=True)
         try:
             write_whole(path, fetch)
-        except (urllib.error.URLError, Complaint) as e:
-            raise Complaint(f"{url} cannot be downloaded ({e}); fetch it by other means and give "
+        except (urllib.error.URLError, UserError) as e:
+            raise UserError(f"{url} cannot be downloaded ({e}); fetch it by other means and give "
                             "the path of the file") from None
     return path
 
@@ -184,7 +184,7 @@ def read_safetensors(path):
     with open(path, "rb") as file:
         size, n = os.path.getsize(path), int.from_bytes(file.read(8), "little")
         if size < 8 or 8 + n > size:
-            raise Complaint(f"{path}: {size} bytes, but the header alone should have {n}; the file "
+            raise UserError(f"{path}: {size} bytes, but the header alone should have {n}; the file "
                             "is cut short or not safetensors")
         try:
             header = json.loads(file.read(n))
@@ -192,15 +192,15 @@ def read_safetensors(path):
                             *map(int, t["data_offsets"]))
                      for name, t in header.items() if name != "__metadata__"}
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
-            raise Complaint(f"{path}: not a header of safetensors ({type(e).__name__}: {e})"
+            raise UserError(f"{path}: not a header of safetensors ({type(e).__name__}: {e})"
                             ) from None
         tensors = {}
         for name, (dtype, shape, start, end, *_) in found.items():
             if not 0 <= start <= end <= size - 8 - n:
-                raise Complaint(f"{path}: {name} should lie at {start} to {end}, but the file has "
+                raise UserError(f"{path}: {name} should lie at {start} to {end}, but the file has "
                                 f"{size - 8 - n} bytes of tensors; it is cut short or damaged")
             if min(shape, default=1) < 0 or math.prod(shape) * dtype.itemsize != end - start:
-                raise Complaint(f"{path}: {name} has {end - start} bytes, which is not {shape} of "
+                raise UserError(f"{path}: {name} has {end - start} bytes, which is not {shape} of "
                                 f"{dtype}")
             file.seek(8 + n + start)
             data = bytearray(file.read(end - start))
@@ -263,7 +263,7 @@ def read_comparisons(path, decode=None):
         lists = text.lstrip().startswith("[")
         items = json.loads(text) if lists else [t for t in text.split("\n")]
     except (OSError, ValueError, RecursionError) as e:
-        raise Complaint(f"{path}: the labels cannot be read ({e})") from None
+        raise UserError(f"{path}: the labels cannot be read ({e})") from None
     comparisons = []
     for number, item in enumerate(items, 1):
         if not lists and not item.strip():
@@ -275,18 +275,18 @@ def read_comparisons(path, decode=None):
             texts = [item["query"]] + [item[f"sample{k}"] for k in range(4)]
             best = item["best"]
         except (ValueError, TypeError, KeyError, RecursionError) as e:
-            raise Complaint(f"{where}: not a comparison ({type(e).__name__}: {e}); one is "
+            raise UserError(f"{where}: not a comparison ({type(e).__name__}: {e}); one is "
                             '{"query": ..., "sample0": ..., to "sample3": ..., "best": 0 to 3}'
                             ) from None
         if decode and lists and all(isinstance(t, list) for t in texts):
             texts = [decode(real_ids(ids, where)) for ids in texts]
         if not all(isinstance(t, str) and t.strip() for t in texts):
-            raise Complaint(f"{where}: the query and the four samples must be texts, none empty")
+            raise UserError(f"{where}: the query and the four samples must be texts, none empty")
         if type(best) is not int or not 0 <= best <= 3:
-            raise Complaint(f"{where}: best is {best!r}, but must be 0, 1, 2 or 3")
+            raise UserError(f"{where}: best is {best!r}, but must be 0, 1, 2 or 3")
         comparisons.append(Comparison(texts[0], texts[1:], best))
     if not comparisons:
-        raise Complaint(f"{path}: no comparisons in this file")
+        raise UserError(f"{path}: no comparisons in this file")
     return comparisons
 
 
@@ -296,7 +296,7 @@ def real_ids(ids, where):
         ids = ids[:-1]
     wrong = [i for i in ids if type(i) is not int or not 0 <= i < 50257]
     if wrong:
-        raise Complaint(f"{where}: {wrong[0]!r} is not one of GPT-2's tokens, 0 to 50256")
+        raise UserError(f"{where}: {wrong[0]!r} is not one of GPT-2's tokens, 0 to 50256")
     return ids
 
 
@@ -304,16 +304,16 @@ def agreement(words):
     """A sentence: how often two people, by their files, chose alike where both were asked. words:
     agreement, a path, a path."""
     if len(words) != 3:
-        raise Complaint("agreement needs two files: rlhf.py agreement A.jsonl B.jsonl")
+        raise UserError("agreement needs two files: rlhf.py agreement A.jsonl B.jsonl")
     _, a, b = words
     best = [{}, {}]
     for path, known in zip((a, b), best):
         for c in read_comparisons(path):
             if known.setdefault((c.query, *c.samples), c.best) != c.best:
-                raise Complaint(f"{path}: answers one question twice, and differently: {c.query}")
+                raise UserError(f"{path}: answers one question twice, and differently: {c.query}")
     both = [best[0][question] == best[1][question] for question in best[0].keys() & best[1].keys()]
     if not both:
-        raise Complaint(f"{a} and {b} have no question in common")
+        raise UserError(f"{a} and {b} have no question in common")
     rate = sum(both) / len(both)
     return (f"{a} and {b} agree on {sum(both)} of {len(both)} questions, {rate:.1%} "
             f"+/- {math.sqrt(rate * (1 - rate) / len(both)):.1%}; chance is 25 %")
@@ -323,12 +323,12 @@ def open_answers(path):
     """A file of answers, opened to add to it by one window at a time. Half a line is an answer that
     was cut off, and goes; whatever else is wrong is a Complaint, and the file stays as it is."""
     if os.path.exists(path) and not os.path.isfile(path):
-        raise Complaint(f"{path}: not a file; give another for the answers")
+        raise UserError(f"{path}: not a file; give another for the answers")
     file = open(path, "ab+")
     try:
         fcntl and fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        raise Complaint(f"{path}: another window is answering into it") from None
+        raise UserError(f"{path}: another window is answering into it") from None
     file.seek(0)
     *lines, last = file.read().split(b"\n")
     try:
@@ -345,5 +345,5 @@ def open_answers(path):
                 file.truncate(file.seek(0, os.SEEK_END) - len(last))
             file.flush()
     except ValueError as e:
-        raise Complaint(f"{path}: not a file of answers ({e}); it stays as it is") from None
+        raise UserError(f"{path}: not a file of answers ({e}); it stays as it is") from None
     return file

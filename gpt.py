@@ -23,7 +23,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 import files
-from files import Complaint
+from files import UserError
 
 
 # --- the model ------------------------------------------------------------------------------------
@@ -39,7 +39,7 @@ def attention(q, k, v):
     return weights.masked_fill(future, -math.inf).softmax(-1) @ v                  # (B, H, T, D)
 
 
-class Attention(nn.Module):
+class CausalSelfAttention(nn.Module):
     def __init__(self, width, heads):
         super().__init__()
         self.heads = heads
@@ -61,7 +61,7 @@ class Block(nn.Module):
     def __init__(self, width, heads):
         super().__init__()
         self.ln_1 = nn.LayerNorm(width)
-        self.attn = Attention(width, heads)
+        self.attn = CausalSelfAttention(width, heads)
         self.ln_2 = nn.LayerNorm(width)
         self.mlp = nn.ModuleDict({"c_fc": nn.Linear(width, 4 * width),
                                   "c_proj": nn.Linear(4 * width, width)})
@@ -137,14 +137,14 @@ class GPT(nn.Module):
         odd = [key for key, usual in USUAL.items() if config.get(key, usual[0]) not in usual]
         odd += ["lm_head: it is not the embedding"] * (not untied.equal(found["wte.weight"]))
         if odd or type(heads) is not int or heads < 1 or width % heads:
-            raise Complaint(f"{path}: not a GPT-2 ({', '.join(odd) or f'{heads!r} heads'})")
+            raise UserError(f"{path}: not a GPT-2 ({', '.join(odd) or f'{heads!r} heads'})")
         with torch.device("meta"):                           # no time for initial values
             model = cls(vocabulary, context, layers, heads, width)
         try:
             model.load_state_dict({name: t.T.contiguous() if name.endswith(TRANSPOSED) else t
                                    for name, t in found.items()}, assign=True)
         except RuntimeError as e:
-            raise Complaint(f"{path}: not a GPT-2: {str(e).splitlines()[1].strip()}") from None
+            raise UserError(f"{path}: not a GPT-2: {str(e).splitlines()[1].strip()}") from None
         return model
 
     def save_pretrained(self, folder):
@@ -182,7 +182,7 @@ def weights_file(name_or_path):
     for name in ("model.safetensors", "pytorch_model.bin"):
         if os.path.exists(path := os.path.join(name_or_path, name)):
             return path
-    raise Complaint(f"{name_or_path}: no model.safetensors or pytorch_model.bin in this folder")
+    raise UserError(f"{name_or_path}: no model.safetensors or pytorch_model.bin in this folder")
 
 
 def shape_of(name_or_path):
@@ -204,13 +204,13 @@ def memory(shape, B, Q, T, minibatches=1):
 
 # --- the distribution -----------------------------------------------------------------------------
 
-def log_distribution(model, h, temperature):
+def next_token_logprobs(model, h, temperature):
     """log pi(. | what h has read), h (..., C) -> (..., V): the one place where hidden states become
     the distribution that is sampled and scored. "rho" is rho at this temperature (paper 2.1)."""
     return F.log_softmax(model.logits(h, temperature).float(), dim=-1)
 
 
-def draw(log_pi):
+def sample_next_token(log_pi):
     """One token of each row, log_pi (B, V) -> (B, 1): the cumulative distribution inverted at a
     uniform number, in a twentieth of the time of torch.multinomial on a CPU."""
     upto = log_pi.exp().cumsum(dim=-1)                                             # (B, V)
@@ -218,18 +218,18 @@ def draw(log_pi):
     return torch.searchsorted(upto, u, right=True).clamp(max=upto.size(1) - 1)
 
 
-def on_response(a, Q):
+def response_positions(a, Q):
     """Column t predicts token t + 1, so the T response tokens are predicted by the columns
     Q - 1 .. Q + T - 2. a (B, Q + T, ...) -> (B, T, ...). The off-by-one lives only here."""
     return a[:, Q - 1:-1]
 
 
-def score_tokens(model, x, y, temperature):
+def response_logprobs(model, x, y, temperature):
     """log pi(y_t | x, y_<t) and the states h that said so. x (B, Q), y (B, T) -> (B, T), (B, T, C).
 
     Only the response's positions pay for the product with the vocabulary."""
-    h = on_response(model.hidden(torch.cat([x, y], dim=1)), x.size(1))             # (B, T, C)
-    return log_distribution(model, h, temperature).gather(-1, y[..., None])[..., 0], h
+    h = response_positions(model.hidden(torch.cat([x, y], dim=1)), x.size(1))             # (B, T, C)
+    return next_token_logprobs(model, h, temperature).gather(-1, y[..., None])[..., 0], h
 
 
 # --- sampling -------------------------------------------------------------------------------------
@@ -265,8 +265,8 @@ def sample(model, x, T, temperature=1.0):
     cache, new = Cache(model, B, Q + T - 1), x
     for t in range(T):
         h[:, t] = model.hidden(new, cache)[:, -1]
-        log_pi = log_distribution(model, h[:, t], temperature)                     # (B, V)
-        new = draw(log_pi)                                                         # (B, 1)
+        log_pi = next_token_logprobs(model, h[:, t], temperature)                     # (B, V)
+        new = sample_next_token(log_pi)                                                         # (B, 1)
         y[:, t], logp[:, t] = new[:, 0], log_pi.gather(1, new)[:, 0]
     return y, logp, h
 
@@ -276,9 +276,9 @@ def sample_uncached(model, x, T, temperature=1.0):
     """The slow twin of `sample`: reads all again for each token. Kept to compare with."""
     Q = x.size(1)
     for _ in range(T):
-        log_pi = log_distribution(model, model.hidden(x)[:, -1], temperature)      # (B, V)
-        x = torch.cat([x, draw(log_pi)], dim=1)
-    return x[:, Q:], *score_tokens(model, x[:, :Q], x[:, Q:], temperature)
+        log_pi = next_token_logprobs(model, model.hidden(x)[:, -1], temperature)      # (B, V)
+        x = torch.cat([x, sample_next_token(log_pi)], dim=1)
+    return x[:, Q:], *response_logprobs(model, x[:, :Q], x[:, Q:], temperature)
 
 
 # --- training -------------------------------------------------------------------------------------
@@ -311,20 +311,20 @@ def fit(name, model, batches, steps, lr, warmup=0.05, weight_decay=0.01):
     matrices = [p for p in model.parameters() if p.dim() == 2]
     vectors = [p for p in model.parameters() if p.dim() != 2]     # biases and gains do not decay
     device = matrices[0].device
-    optimiser = torch.optim.AdamW([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}],
+    optimizer = torch.optim.AdamW([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}],
                                   lr=lr, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True)
     for step, (tokens, target) in zip(range(steps), batches):
         rise = min(1.0, (step + 1) / max(1, warmup * steps))
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = lr * rise * 0.5 * (1 + math.cos(math.pi * step / steps))
         with autocast(device):
             loss = next_token_loss(model, tokens.to(device), target.to(device))
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        optimizer.step()
         if not math.isfinite(loss.item()):
-            raise Complaint(f"{name}: the loss is {loss.item()} at step {step + 1} of {steps}; "
+            raise UserError(f"{name}: the loss is {loss.item()} at step {step + 1} of {steps}; "
                             "a smaller learning rate is needed")
         yield loss.item()
 

@@ -23,8 +23,8 @@ from typing import NamedTuple
 import torch
 import torch.nn as nn
 
-from files import Complaint
-from gpt import sample, score_tokens, watch
+from files import UserError
+from gpt import sample, response_logprobs, watch
 
 
 class Policy(nn.Module):
@@ -40,12 +40,12 @@ class Policy(nn.Module):
 
 # --- the mathematics: functions of tensors --------------------------------------------------------
 
-def penalised_reward(score, logp, logp_rho, beta, real):
+def token_rewards(score, logp, ref_logprobs, beta, real):
     """Eq. 2, R(x, y) = r(x, y) - beta log(pi(y|x) / rho(y|x)), paid one token at a time.
 
     score (B,), logp and logp_rho (B, T) -> (B, T). real (B, T): where y still is when it is cut;
     r(x, y) arrives with its last token, and what was cut away costs nothing."""
-    reward = -beta * (logp - logp_rho) * real                                      # (B, T)
+    reward = -beta * (logp - ref_logprobs) * real                                      # (B, T)
     reward[torch.arange(len(score)), real.sum(1) - 1] += score
     return reward
 
@@ -101,7 +101,7 @@ def next_beta(beta, kl, target, K):
 
 # --- the period rule ------------------------------------------------------------------------------
 
-def cut_at(period, after):
+def truncate_at_period(period, after):
     """The function that says where responses are cut: after the first period at or beyond position
     `after`, from 0. cut(y (B, T)) -> length (B,), found (B,); with no such period length is T."""
     def cut(y):
@@ -111,12 +111,12 @@ def cut_at(period, after):
     return cut
 
 
-def uncut(y):
+def whole(y):
     """For tasks without the period rule: every response is whole."""
     return y.new_full((len(y),), y.size(1)), y.new_ones(len(y), dtype=torch.bool)
 
 
-def real_tokens(length, T):
+def response_mask(length, T):
     """Which tokens are still there when the response is cut. length (B,) -> (B, T), of booleans."""
     return torch.arange(T, device=length.device) < length[:, None]
 
@@ -197,7 +197,7 @@ class Rollout(NamedTuple):
     x: torch.Tensor              # (B, Q)
     y: torch.Tensor              # (B, T)
     logp: torch.Tensor           # (B, T)  log pi(y_t | x, y_<t)
-    logp_rho: torch.Tensor       # (B, T)  the same of rho, which is never trained
+    ref_logprobs: torch.Tensor       # (B, T)  the same of rho, which is never trained
     value: torch.Tensor          # (B, T)  V(x, y_<t), 0 where y is cut away
     score: torch.Tensor          # (B,)    r(x, y)
     real: torch.Tensor           # (B, T)  whether the token is still there when y is cut
@@ -207,17 +207,17 @@ class Rollout(NamedTuple):
 def rollout(pi, rho, score, cut, x, T, temperature):
     """Sample a response to each query, ask rho how likely it was, and have it scored."""
     y, logp, h = sample(pi.trunk, x, T, temperature)
-    logp_rho, _ = score_tokens(rho, x, y, temperature)
-    real = real_tokens(cut(y)[0], T)
-    return Rollout(x, y, logp, logp_rho, pi.value(h)[..., 0] * real, score(x, y), real)
+    ref_logprobs, _ = response_logprobs(rho, x, y, temperature)
+    real = response_mask(cut(y)[0], T)
+    return Rollout(x, y, logp, ref_logprobs, pi.value(h)[..., 0] * real, score(x, y), real)
 
 
-def targets(batch, beta, lam, whiten_rewards):
+def advantages_and_returns(batch, beta, lam, whiten_rewards):
     """What a batch asks for: whitened advantages, and the returns that the values should have been.
 
     Released code: rewards too are divided by their deviation, their mean kept."""
     real = batch.real
-    reward = penalised_reward(batch.score, batch.logp, batch.logp_rho, beta, real)
+    reward = token_rewards(batch.score, batch.logp, batch.ref_logprobs, beta, real)
     if whiten_rewards:
         reward[real] = whiten(reward[real], keep_mean=True)
     advantage = gae(reward, batch.value, lam)
@@ -226,22 +226,22 @@ def targets(batch, beta, lam, whiten_rewards):
     return advantage, returns
 
 
-def improve(pi, optimiser, batch, advantage, returns, temperature, clip, vf_coef):
+def ppo_step(pi, optimizer, batch, advantage, returns, temperature, clip, vf_coef):
     """One Adam step on a minibatch of rows. Returns what was seen before the step, as numbers."""
     real = batch.real                                        # from here on N real tokens in a row
-    logp, h = score_tokens(pi.trunk, batch.x, batch.y, temperature)
+    logp, h = response_logprobs(pi.trunk, batch.x, batch.y, temperature)
     logp, old_logp, value = logp[real], batch.logp[real], pi.value(h[real])[:, 0]  # (N,)
     loss_pi, held = policy_loss(logp, old_logp, advantage[real], clip)
     loss_v = value_loss(value, batch.value[real], returns[real], clip)
     loss = loss_pi + vf_coef * loss_v
-    optimiser.zero_grad(set_to_none=True)
+    optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    optimiser.step()
+    optimizer.step()
     return {"policy_loss": loss_pi.item(), "value_loss": loss_v.item(),
             "clip_fraction": held.item(), "approx_kl": 0.5 * ((logp - old_logp) ** 2).mean().item()}
 
 
-def ppo(pi, rho, score, draw, *, cut=uncut, episodes, batch_size, response, temperature, lr,
+def ppo(pi, rho, score, draw, *, cut=whole, episodes, batch_size, response, temperature, lr,
         epochs=4, minibatches=1, clip=0.2, lam=0.95, vf_coef=0.5, whiten_rewards=False,
         beta=0.3, kl_target=None, K=0.1):
     """Improve pi in place; yields a dict of measurements after each batch of episodes.
@@ -249,29 +249,29 @@ def ppo(pi, rho, score, draw, *, cut=uncut, episodes, batch_size, response, temp
     draw(B) -> x (B, Q), queries of one length. score(x (B, Q), y (B, T)) -> (B,) is given all that
     was sampled; where the task cuts responses (see cut_at), it too must look no further.
     kl_target: nats per response, or None for a fixed beta. The rate falls linearly to 0."""
-    optimiser = torch.optim.Adam(pi.parameters(), lr=lr, eps=1e-5, fused=True)
+    optimizer = torch.optim.Adam(pi.parameters(), lr=lr, eps=1e-5, fused=True)
     updates = -(-episodes // batch_size)
     for update in range(updates):
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = lr * (1 - update / updates)
         batch = rollout(pi, rho, score, cut, draw(batch_size), response, temperature)
-        advantage, returns = targets(batch, beta, lam, whiten_rewards)
+        advantage, returns = advantages_and_returns(batch, beta, lam, whiten_rewards)
         steps = []
         for _ in range(epochs):
             order = torch.randperm(batch_size, device=batch.x.device)
             for rows in order.tensor_split(minibatches):
                 part = Rollout(*(a[rows] for a in batch))
-                steps.append(improve(pi, optimiser, part, advantage[rows], returns[rows],
+                steps.append(ppo_step(pi, optimizer, part, advantage[rows], returns[rows],
                                      temperature, clip, vf_coef))
         real, mean = batch.real, batch.score.mean().item()
         # In nats per response, from one sample each: log pi(y|x) - log rho(y|x).
-        kl = ((batch.logp - batch.logp_rho) * real).sum(1).mean().item()
+        kl = ((batch.logp - batch.ref_logprobs) * real).sum(1).mean().item()
         unforeseen = (returns - batch.value)[real].var() / returns[real].var().clamp(min=1e-8)
         seen = {"episode": (update + 1) * batch_size, "score": mean, "kl": kl, "beta": beta,
                 "total": mean - beta * kl, "explained_variance": 1 - unforeseen.item(),
                 **{key: sum(s[key] for s in steps) / len(steps) for key in steps[0]}}
         if not all(math.isfinite(v) for v in seen.values()):
-            raise Complaint(f"policy: update {update + 1} of {updates} is not finite ({seen}); "
+            raise UserError(f"policy: update {update + 1} of {updates} is not finite ({seen}); "
                             "a smaller --lr, or a look at the reward, is needed")
         yield seen
         if kl_target is not None:
@@ -281,7 +281,7 @@ def ppo(pi, rho, score, draw, *, cut=uncut, episodes, batch_size, response, temp
 # --- measured, and against the limit --------------------------------------------------------------
 
 @torch.no_grad()
-def measure(model, rho, score, queries, T, temperature, cut):
+def mean_reward_and_kl(model, rho, score, queries, T, temperature, cut):
     """Mean reward, and KL to rho in nats, of the model's responses to the queries.
 
     score(x, y) -> (B,), or (B, k) for k rewards at a time."""
@@ -289,13 +289,13 @@ def measure(model, rho, score, queries, T, temperature, cut):
     for x in queries.values():
         x = x.to(rho.wte.weight.device)
         y, logp, _ = sample(model, x, T, temperature)
-        log_ratio = logp - score_tokens(rho, x, y, temperature)[0]                 # (B, T)
-        kls.append((log_ratio * real_tokens(cut(y)[0], T)).sum(1))
+        log_ratio = logp - response_logprobs(rho, x, y, temperature)[0]                 # (B, T)
+        kls.append((log_ratio * response_mask(cut(y)[0], T)).sum(1))
         scores.append(score(x, y))
     return torch.cat(scores).mean(0).tolist(), torch.cat(kls).mean().item()
 
 
-def optimal_policy(scores, beta):
+def reweighted(scores, beta):
     """What pi_opt(y|x) ~ rho(y|x) exp(r(x, y) / beta) reaches (section 3.1.1), no policy trained.
 
     scores (P, n): r of n samples of rho for each of P queries. -> reward, KL in nats, effective
@@ -323,7 +323,7 @@ def frontier(rho, score, queries, n, T, temperature):
     scores = torch.stack(scores).cpu().double()                                    # (P, n)
     rows = []
     for beta in torch.logspace(1.3, -1.3, 80):                                     # 20 to 0.05
-        gained, kl, ess = optimal_policy(scores, beta.item())
+        gained, kl, ess = reweighted(scores, beta.item())
         rows.append([beta.item(), gained - scores.mean().item(), kl, ess])
     return rows
 
@@ -335,8 +335,8 @@ def side_by_side(rho, pi, score, x, decode, T, temperature, cut):
     blocks = [[f"query       {decode(query)}"] for query in x.tolist()]
     for name, model in (("zero-shot", rho), ("fine-tuned", pi)):
         y, length = sample_finished(model, x, T, temperature, cut)
-        logp, logp_rho = (score_tokens(m, x, y, temperature)[0] for m in (model, rho))
-        kl = ((logp - logp_rho) * real_tokens(length, T)).sum(1)
+        logp, ref_logprobs = (response_logprobs(m, x, y, temperature)[0] for m in (model, rho))
+        kl = ((logp - ref_logprobs) * response_mask(length, T)).sum(1)
         for block, r, nats, ids, n in zip(blocks, score(x, y), kl, y.tolist(), length):
             block.append(f"{name:<11} r {r:+.2f}  kl {nats:4.1f}  {decode(ids[:n])}")
     return ["\n".join(block) for block in blocks]

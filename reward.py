@@ -26,10 +26,10 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from files import (LABELS, Comparison, Complaint, download, open_answers, read_comparisons,
+from files import (LABELS, Comparison, UserError, download, open_answers, read_comparisons,
                    reading, to_line, write_text)
 from gpt import autocast, fit, sample, watch
-from text import gpt2, pick, to_tokens
+from text import gpt2, pick, collate
 
 try:
     import termios
@@ -60,7 +60,7 @@ def split_labels(path):
     asked = {c.query for c in comparisons[n:]}
     train = [c for c in comparisons[:n] if c.query not in asked]
     if not asked or not train:
-        raise Complaint(f"{path}: {len(comparisons)} comparisons are too few; a sixth of them is "
+        raise UserError(f"{path}: {len(comparisons)} comparisons are too few; a sixth of them is "
                         "held out, and what is left must ask about other queries")
     return train, comparisons[n:]
 
@@ -120,7 +120,7 @@ def samples_of(rho, queries, T, temperature, cut, n=1024):
 
 
 @torch.no_grad()
-def normalise(r, tokens, length):
+def normalize(r, tokens, length):
     """Set gain and bias so that r has mean 0 and variance 1 on these samples of rho (section 2).
 
     Asked again with the same samples it changes nothing: the head's own output is what counts."""
@@ -134,12 +134,12 @@ def train_reward(r, tokens, length, best, *, lr, batch_size, epochs=1):
 
     tokens (N, 4, S), length (N, 4), best (N,). A second epoch would overfit: see section 4.2. With
     one option instead of four it meets the score 0, and eq. 1 is a classifier's logistic loss."""
-    optimiser = torch.optim.Adam(r.parameters(), lr=lr, eps=1e-5, fused=True)
+    optimizer = torch.optim.Adam(r.parameters(), lr=lr, eps=1e-5, fused=True)
     batches = [b for _ in range(epochs) for b in torch.randperm(len(best)).split(batch_size)]
     four = length.size(1)
     device = r.head.weight.device
     for step, rows in enumerate(batches):
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = lr * (1 - step / len(batches))
         n = length[rows]                                                           # (B, 4)
         t = tokens[rows][:, :, :n.max()]                                           # (B, 4, S)
@@ -148,11 +148,11 @@ def train_reward(r, tokens, length, best, *, lr, batch_size, epochs=1):
             scores = F.pad(scores, (int(four == 1), 0))
             loss = best_of_four_loss(scores.float(), best[rows].to(device))
         if not math.isfinite(loss.item()):
-            raise Complaint(f"reward model: the loss is {loss.item()} at step {step + 1} of "
+            raise UserError(f"reward model: the loss is {loss.item()} at step {step + 1} of "
                             f"{len(batches)}; a smaller --reward_lr is needed")
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         yield loss.item()
 
 
@@ -160,12 +160,12 @@ def fit_reward(rho, comparisons, encode, queries, how, *, lr, batch_size):
     """A new r, of mean 0 and variance 1 on samples of rho after its one epoch (section 2), and
     before it, so that training starts at that scale (released code)."""
     r, level = RewardModel(rho), samples_of(rho, queries, *how)
-    normalise(r, *level)
-    data = to_tokens(comparisons, encode, rho.shape["context"])
+    normalize(r, *level)
+    data = collate(comparisons, encode, rho.shape["context"])
     steps = train_reward(r, *data, lr=lr, batch_size=batch_size)
     for _ in watch("reward_model", steps, -(-len(comparisons) // batch_size), "loss {:.3f}".format):
         pass
-    normalise(r, *level)
+    normalize(r, *level)
     return r
 
 
@@ -176,19 +176,19 @@ def on_one_trunk(r, pi, rho, lessons, exam, encode, queries, how, *, lr, batch_s
     and now and then how it does on `exam`. It is normalised each time: pi's reward keeps its unit.
     """
     r.trunk, level = pi.trunk, samples_of(rho, queries, *how)
-    data, (*held_out, best) = (to_tokens(c, encode, rho.shape["context"]) for c in (lessons, exam))
+    data, (*held_out, best) = (collate(c, encode, rho.shape["context"]) for c in (lessons, exam))
     losses = train_reward(r, *data, lr=lr, batch_size=batch_size,
                           epochs=1 + updates * steps * batch_size // len(lessons))
     for n in range(updates + 1):
         told = {"reward_loss": sum(next(losses) for _ in range(steps)) / steps} if n else {}
-        normalise(r, *level)
+        normalize(r, *level)
         if n % 8 == 0:
-            seen = judge(r, *held_out, F.one_hot(best, 4).float())
+            seen = evaluate_reward_model(r, *held_out, F.one_hot(best, 4).float())
             told.update(held_out_loss=seen["loss"], held_out_accuracy=seen["accuracy"])
         yield told
 
 
-def judge(r, tokens, length, p):
+def evaluate_reward_model(r, tokens, length, p):
     """Accuracy and loss of r on comparisons whose options are chosen with probability p (N, 4).
 
     Where only the choice made is known, p is 1 for it. accuracy: how often r's favourite is the
@@ -279,7 +279,7 @@ def label(questions, path):
                 pass
             print(pressed)
             if not pressed:
-                raise Complaint(f"the input has ended; what was answered is in {path}")
+                raise UserError(f"the input has ended; what was answered is in {path}")
             if pressed == "q":
                 break
             if pressed == "u":
@@ -330,7 +330,7 @@ def supervised(rho, comparisons, encode, lr, batch_size=32):
     The paper has one for summaries only; here it shows what the labels give without RL."""
     model = copy.deepcopy(rho)
     winners = [Comparison(c.query, [c.samples[c.best]], 0) for c in comparisons]
-    tokens, length, _ = to_tokens(winners, encode, rho.shape["context"])
+    tokens, length, _ = collate(winners, encode, rho.shape["context"])
     tokens, length = tokens[:, 0], length[:, 0]                                    # (N, S), (N,)
     response = torch.tensor([len(encode(c.samples[0])) for c in winners])          # (N,)
     at = torch.arange(1, tokens.size(1))

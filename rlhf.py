@@ -33,11 +33,11 @@ import files
 import gpt
 import reward
 import stories
-from files import STAGES, Complaint, load, read_json, reading, save, stage, write_json
+from files import STAGES, UserError, load, read_json, reading, save, stage, write_json
 from gpt import watch
-from ppo import (Policy, cut_at, opinion_rule, period_rule, ppo, questions, samples,
+from ppo import (Policy, truncate_at_period, opinion_rule, period_rule, ppo, questions, samples,
                  side_by_side)
-from text import (Tokens, batches_of, cut_queries, draw_from, pages, parts_of, pick, read_text,
+from text import (Tokens, batches_of, extract_queries, query_sampler, pages, split_passages, pick, read_text,
                   tokens_for, windows, write_tokens)
 
 
@@ -130,21 +130,21 @@ def train_language_model(cfg, path):
     rng, weights = random.Random(cfg.seed), cfg.model and gpt.weights_file(cfg.model)
     text = pages(read_text(cfg.text)) if cfg.text else [stories.passage(rng)
                                                               for _ in range(cfg.passages)]
-    parts = parts_of(text, cfg.share)
+    parts = split_passages(text, cfg.share)
     tokens = tokens_for(cfg.tokenizer, weights, parts["train"], cfg.vocabulary)
-    queries = cut_queries(parts, tokens, cfg.query_min, cfg.query_max)
+    queries = extract_queries(parts, tokens, cfg.query_min, cfg.query_max)
     del queries["train"]                                     # what rho has read asks nothing
     print("queries for", *(f"{part}: {sum(map(len, q.values()))}" for part, q in queries.items()))
     T = cfg.query_max + cfg.response
     rho = (gpt.GPT.from_pretrained(weights) if weights else gpt.GPT(
         len(tokens.tokens), T, cfg.layers, cfg.heads, cfg.width)).to(cfg.device)
     if not 0 <= rho.shape["vocabulary"] - len(tokens.tokens) < 128 or rho.shape["context"] < T:
-        raise Complaint(f"--model has {rho.shape['vocabulary']} tokens, its tokenizer "
+        raise UserError(f"--model has {rho.shape['vocabulary']} tokens, its tokenizer "
                         f"{len(tokens.tokens)}; it has {rho.shape['context']} positions, "
                         f"--query_max and --response want {T}")
     seen, unseen = (windows(parts[part], tokens, T) for part in ("train", "evaluation"))
     if not all([*queries.values(), len(seen), len(unseen)]):
-        raise Complaint("the text is too short: each part of it must have whole sentences of "
+        raise UserError("the text is too short: each part of it must have whole sentences of "
                         f"{cfg.query_min} to {cfg.query_max} tokens, and {T + 1} tokens in a row")
     steps = gpt.fit("language_model", rho, batches_of(seen, cfg.lm_batch), cfg.lm_steps,
                     cfg.lm_lr)
@@ -162,11 +162,11 @@ def load_world(cfg, path):
         rho = gpt.GPT(**saved["shape"]).to(cfg.device)
         rho.load_state_dict(saved["weights"])
         tokens = Tokens([t.encode("latin-1") for t in saved["tokens"]])
-        how = cfg.response, cfg.temperature, cut_at(tokens.period, cfg.truncate_after)
+        how = cfg.response, cfg.temperature, truncate_at_period(tokens.period, cfg.truncate_after)
         world = World(rho, tokens, saved["queries"], saved["losses"], how)
     room = rho.shape["context"] - max(map(max, world.queries.values()))
     if cfg.response > room:
-        raise Complaint(f"--response must be at most {room} with the queries of {path}")
+        raise UserError(f"--response must be at most {room} with the queries of {path}")
     return world
 
 
@@ -237,7 +237,7 @@ def train_policy(cfg, world, r, train, held_out, path):
         liked.append(true(x, y).mean().item())
         return score(x, y)
     updates = ppo(
-        pi, world.rho, observed, draw_from(world.queries["policy"], cfg.device),
+        pi, world.rho, observed, query_sampler(world.queries["policy"], cfg.device),
         cut=world.how[2], episodes=cfg.episodes, batch_size=cfg.batch, response=cfg.response,
         temperature=cfg.temperature, lr=cfg.lr, epochs=cfg.epochs, minibatches=cfg.minibatches,
         clip=cfg.clip, lam=cfg.lam, vf_coef=cfg.vf_coef, whiten_rewards=cfg.whiten_rewards,
@@ -253,12 +253,12 @@ def train_policy(cfg, world, r, train, held_out, path):
     save(path, policy=pi.state_dict(), reward=r.state_dict())
 
 
-def evaluate(cfg, world, r, pi, rival, train, held_out, path):
+def evaluate(cfg, world, r, pi, opponent, train, held_out, path):
     """Everything held out, beside its limit; samples.txt, figure.png and results.json."""
     log = [json.loads(line) for line in open(f"{cfg.out}/metrics.jsonl")]
     score, true = rewards(cfg, world, r, held_out)
     results = {"task": cfg.task, "seed": cfg.seed, "config": asdict(cfg), **figures.results(
-        cfg, world, r, pi, rival, score, true, train, held_out, log)}
+        cfg, world, r, pi, opponent, score, true, train, held_out, log)}
     files.write_text(f"{cfg.out}/samples.txt", samples(world.rho, pi.trunk, score, pick(
         world.queries["evaluation"], 40), world.tokens.decode, *world.how))
     write_json(path, results)
@@ -283,7 +283,7 @@ def run(cfg):
         reward.split_labels(cfg.labels)                      # or a complaint, and nothing is lost
     files.spare_answers(cfg)
     world = first_stage(cfg)
-    rival = load_policy(world, cfg.against)[0].trunk if cfg.against else None
+    opponent = load_policy(world, cfg.against)[0].trunk if cfg.against else None
     train, held_out = stage(cfg, "labels", "labels.jsonl", lambda path: collect_labels(
         cfg, world, path), reward.split_labels)
     train = train[:cfg.n_labels // 4 if cfg.online else cfg.n_labels]       # here: N0 is N / 4
@@ -292,7 +292,7 @@ def run(cfg):
     pi, r = stage(cfg, "policy", "policy.pt", lambda path: train_policy(
         cfg, world, r, train, held_out, path), lambda path: load_policy(world, path))
     results = stage(cfg, "evaluation", "results.json", lambda path: evaluate(
-        cfg, world, r, pi, rival, train, held_out, path), read_json)
+        cfg, world, r, pi, opponent, train, held_out, path), read_json)
     for name, model in (("rho", world.rho), ("r", r.trunk), ("pi", pi.trunk)):
         model.save_pretrained(f"{cfg.out}/{name}")   # for whatever else reads GPT-2
         write_tokens(f"{cfg.out}/{name}", world.tokens)
@@ -309,7 +309,7 @@ def label_command(cfg):
     policy (2.3: with a person in the loop)."""
     note, answers = f"{cfg.out}/config.json", cfg.answers or f"{cfg.out}/labels.jsonl"
     if os.path.exists(answers) and not cfg.answers and "person" not in read_json(note, {}):
-        raise Complaint(f"{answers} holds the labels of a run; give another --out")
+        raise UserError(f"{answers} holds the labels of a run; give another --out")
     world = first_stage(cfg)
     if not cfg.answers:
         write_json(note, {**read_json(note), "person": True})
@@ -326,7 +326,7 @@ def sample_command(cfg):
     """Zero-shot and fine-tuned continuations of a prompt, side by side, as the run made them."""
     note = read_json(f"{cfg.out}/config.json", {"stages": {}})
     if "policy" not in note["stages"]:
-        raise Complaint(f"{cfg.out} holds no finished policy; run rlhf.py first, or give its --out")
+        raise UserError(f"{cfg.out} holds no finished policy; run rlhf.py first, or give its --out")
     cfg = replace(Config(**note["config"]), device=cfg.device, out=cfg.out, seed=cfg.seed,
                   prompt=cfg.prompt)
     world = load_world(cfg, f"{cfg.out}/rho.pt")
@@ -334,7 +334,7 @@ def sample_command(cfg):
     x = torch.tensor([world.tokens.encode(cfg.prompt)], device=cfg.device)
     room = world.rho.shape["context"] - cfg.response
     if x.size(1) > room or not cfg.prompt.strip():
-        raise Complaint(f"--prompt must have some words, and at most {room} tokens")
+        raise UserError(f"--prompt must have some words, and at most {room} tokens")
     torch.manual_seed(cfg.seed)
     held_out = reward.split_labels(f"{cfg.out}/labels.jsonl")[1]
     print("\n\n".join(side_by_side(world.rho, pi.trunk, rewards(cfg, world, r, held_out)[0],
@@ -397,7 +397,7 @@ def check(cfg):
     """Refuse a setting that no run could use, before anything is trained."""
     def need(holds, name, what):
         if not holds:
-            raise Complaint(f"--{name} is {getattr(cfg, name)!r}, but must be {what}")
+            raise UserError(f"--{name} is {getattr(cfg, name)!r}, but must be {what}")
     need(cfg.task in stories.TASKS, "task", " or ".join(stories.TASKS))
     need(cfg.device in ["", *gpt.devices()], "device", f"present: {' or '.join(gpt.devices())}")
     need(cfg.reward.removeprefix("-") in ("learned", "true", "reviews"), "reward", "as in --help")
@@ -439,7 +439,7 @@ def main(argv=None):
     except (KeyboardInterrupt, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)         # perhaps nobody reads any more
         print("rlhf.py: stopped; finished stages and all answers are kept", file=sys.stderr)
-    except (Complaint, OSError) as e:
+    except (UserError, OSError) as e:
         print(f"rlhf.py: {e}", file=sys.stderr)
     return 2
 

@@ -131,15 +131,15 @@ def test_cache_changes_nothing(model):
 def test_sampled_and_recomputed_log_probabilities_agree(model):
     x = tokens_of(16, 5)
     y, logp, h = gpt.sample(model, x, 12, temperature=0.7)
-    again, h_again = gpt.score_tokens(model, x, y, temperature=0.7)
+    again, h_again = gpt.response_logprobs(model, x, y, temperature=0.7)
     assert torch.allclose(logp, again, atol=1e-4) and torch.allclose(h, h_again, atol=1e-4)
-    assert not torch.allclose(logp, gpt.score_tokens(model, x, y, 1.0)[0], atol=1e-2)
+    assert not torch.allclose(logp, gpt.response_logprobs(model, x, y, 1.0)[0], atol=1e-2)
 
 
 def test_temperature_divides_the_logits(model):
     h = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(model.logits(h, 0.5), 2 * model.logits(h), atol=1e-4)
-    sharp = gpt.log_distribution(model, h, 0.5).exp()
+    sharp = gpt.next_token_logprobs(model, h, 0.5).exp()
     assert torch.allclose(sharp, (2 * model.logits(h)).softmax(-1), atol=1e-5)
 
 
@@ -149,37 +149,37 @@ def test_draw_follows_the_distribution():
     never_the_first = torch.tensor([[0.0, 1.0]]).log()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "rand", torch.zeros)      # the one number where it could go wrong
-        assert gpt.draw(never_the_first).tolist() == [[1]]
-    share = torch.bincount(gpt.draw(p.log().expand(100_000, 4))[:, 0], minlength=4) / 100_000
+        assert gpt.sample_next_token(never_the_first).tolist() == [[1]]
+    share = torch.bincount(gpt.sample_next_token(p.log().expand(100_000, 4))[:, 0], minlength=4) / 100_000
     assert share[1] == 0 and torch.allclose(share, p, atol=0.01)
 
 
 def test_column_t_predicts_token_t_plus_1():
     # Q = 2, T = 3: positions 0 1 | 2 3 4. Token 2 is predicted by column 1, token 4 by column 3.
-    assert gpt.on_response(torch.arange(5)[None], 2).tolist() == [[1, 2, 3]]
+    assert gpt.response_positions(torch.arange(5)[None], 2).tolist() == [[1, 2, 3]]
 
 
 def test_the_trained_positions_are_the_response_tokens(model):
     x, y = tokens_of(1, 4), tokens_of(1, 3)
     rows = model(torch.cat([x, y], dim=1)).log_softmax(-1)[0]
     by_hand = [rows[3 + t, y[0, t]].item() for t in range(3)]
-    assert gpt.score_tokens(model, x, y, 1.0)[0][0].tolist() == pytest.approx(by_hand, abs=1e-5)
+    assert gpt.response_logprobs(model, x, y, 1.0)[0][0].tolist() == pytest.approx(by_hand, abs=1e-5)
 
 
 def test_bpe_by_hand():
     # "ab ab abc": " ab" and "ab" share the pair a-b, the commonest; then " " + "ab".
-    learned = text.learn_bpe(["ab ab abc"], 258)
+    learned = text.train_bpe(["ab ab abc"], 258)
     assert learned[256:] == [b"ab", b" ab"]
-    assert text.merge([b"a", b"b", b"c", b"a", b"b"], (b"a", b"b")) == [b"ab", b"c", b"ab"]
-    assert text.merge([b"a", b"a", b"a"], (b"a", b"a")) == [b"aa", b"a"]
+    assert text.merge_pair([b"a", b"b", b"c", b"a", b"b"], (b"a", b"b")) == [b"ab", b"c", b"ab"]
+    assert text.merge_pair([b"a", b"a", b"a"], (b"a", b"a")) == [b"aa", b"a"]
 
 
 def test_any_text_survives_the_tokens():
-    tokens = text.Tokens(text.learn_bpe(["Mara walked to the harbor. " * 9], 300))
+    tokens = text.Tokens(text.train_bpe(["Mara walked to the harbor. " * 9], 300))
     odd = "Zoë's 3 naïve tests: \"done\" — 日本 ☂."
     assert tokens.decode(tokens.encode(odd)) == odd
     assert tokens.encode("the harbor") == tokens.encode(" the harbor ")
-    assert len(text.learn_bpe(["a."], 1000)) < 260, "no pairs left, no more tokens"
+    assert len(text.train_bpe(["a."], 1000)) < 260, "no pairs left, no more tokens"
 
 
 def test_language_model_learns_a_pattern():
@@ -194,7 +194,7 @@ def test_language_model_learns_a_pattern():
 def test_a_loss_that_is_not_finite_stops_training(model):
     model.wte.weight.data[3] = math.nan
     batch = (torch.full((2, 5), 3), torch.full((2, 5), 3))
-    with pytest.raises(files.Complaint, match="language model: the loss is nan at step 1 of 5"):
+    with pytest.raises(files.UserError, match="language model: the loss is nan at step 1 of 5"):
         list(gpt.fit("language model", model, iter([batch] * 5), 5, lr=1e-3))
 
 
@@ -334,12 +334,12 @@ def test_normalisation_holds_on_fresh_samples_and_once_is_enough(model):
         x = tokens_of(1, 5).expand(4000, -1)
         return torch.cat([x, gpt.sample(model, x, 8)[0]], dim=1), torch.full((4000,), 13)
     first = fresh()
-    reward.normalise(r, *first)
+    reward.normalize(r, *first)
     gain = r.gain.item()
     scores = reward.score_in_batches(r, *fresh())
     assert scores.mean().item() == pytest.approx(0, abs=0.1)
     assert scores.std().item() == pytest.approx(1, abs=0.1)
-    reward.normalise(r, *first)
+    reward.normalize(r, *first)
     assert r.gain.item() == pytest.approx(gain)
 
 
@@ -350,7 +350,7 @@ def test_reward_model_learns_what_is_liked(model):
     length, r = torch.full((1200, 4), 6), reward.RewardModel(gpt.GPT(50, 8, 1, 2, 32))
     losses = list(reward.train_reward(r, tokens[:1000], length[:1000], best[:1000], lr=1e-2,
                                       batch_size=10))
-    seen = reward.judge(r, tokens[1000:], length[1000:], F.one_hot(best[1000:], 4).float())
+    seen = reward.evaluate_reward_model(r, tokens[1000:], length[1000:], F.one_hot(best[1000:], 4).float())
     assert losses[0] > 1 and seen["accuracy"] > 0.95 and seen["loss"] < 0.2
 
 
@@ -377,9 +377,9 @@ def test_reviews_are_another_domain_and_can_be_told_apart():
         "[a-z]+", (c.query + c.samples[0]).lower())) for c in reviews]
     by_counting = np.mean([(n > 0) == c.best for n, c in zip(counted, reviews) if n])
     torch.manual_seed(0)
-    tokens = text.Tokens(text.learn_bpe(passages(300), 600))
+    tokens = text.Tokens(text.train_bpe(passages(300), 600))
     r = reward.RewardModel(gpt.GPT(600, 64, 1, 2, 32))
-    data, length, best = text.to_tokens(reviews, tokens.encode, 64)
+    data, length, best = text.collate(reviews, tokens.encode, 64)
     list(reward.train_reward(r, data[:3200], length[:3200], best[:3200], lr=5e-3, batch_size=16))
     seen = ((r(data[3200:, 0], length[3200:, 0]) > 0) == best[3200:])[np.array(counted[3200:]) != 0]
     assert 0.8 < by_counting < 0.95, "stars are not quite what is said"
@@ -398,7 +398,7 @@ def test_on_one_trunk_r_reads_and_trains_the_policy(model):
     lessons = [files.Comparison("1 2 3", [f"{n} {k}" for k in range(4)], n % 4) for n in range(16)]
     before = pi.trunk.wte.weight.clone()
     told = list(reward.on_one_trunk(
-        r, pi, model, lessons, lessons, encode, {3: tokens_of(32, 3)}, (4, 1.0, ppo.uncut),
+        r, pi, model, lessons, lessons, encode, {3: tokens_of(32, 3)}, (4, 1.0, ppo.whole),
         lr=1e-2, batch_size=4, steps=4, updates=8))
     assert r.trunk is pi.trunk and not torch.equal(before, pi.trunk.wte.weight)
     assert len(told) == 9 and [n for n, m in enumerate(told) if "held_out_loss" in m] == [0, 8]
@@ -423,7 +423,7 @@ def test_what_is_held_out_asks_about_other_queries(tmp_path):
     assert [c.query for c in reward.split_labels(path)[0]] == list("aabbccdee")
     for too_few in ("abcde", "aaaaaaaa"):
         ask(too_few)
-        with pytest.raises(files.Complaint, match="too few"):
+        with pytest.raises(files.UserError, match="too few"):
             reward.split_labels(path)
 
 
@@ -450,7 +450,7 @@ def test_bad_labels_are_refused_with_their_line(tmp_path, line, words):
     path = tmp_path / "labels.jsonl"
     good = files.to_line(files.Comparison("q", list("abcd"), 0))
     path.write_text(good + line.rstrip("\n") + "\n")
-    with pytest.raises(files.Complaint, match=words):
+    with pytest.raises(files.UserError, match=words):
         files.read_comparisons(path)
 
 
@@ -458,14 +458,14 @@ def test_bad_labels_are_refused_with_their_line(tmp_path, line, words):
 
 def test_eq_2_by_hand():
     # log pi - log rho = (.5, -.2, .1), beta = 2, r = 3: the sum is 3 - 2 (.4) = 2.2.
-    logp, logp_rho = torch.tensor([[-1.0, -1.2, -0.9]]), torch.tensor([[-1.5, -1.0, -1.0]])
+    logp, ref_logprobs = torch.tensor([[-1.0, -1.2, -0.9]]), torch.tensor([[-1.5, -1.0, -1.0]])
     whole = torch.ones(1, 3, dtype=torch.bool)
-    reward_ = ppo.penalised_reward(torch.tensor([3.0]), logp, logp_rho, 2.0, whole)
+    reward_ = ppo.token_rewards(torch.tensor([3.0]), logp, ref_logprobs, 2.0, whole)
     assert torch.allclose(reward_, torch.tensor([[-1.0, 0.4, 2.8]]))
     assert reward_.sum().item() == pytest.approx(2.2)
     # Cut after two tokens, the third is not there: (-1, .4 + 3, 0).
     two = torch.tensor([[True, True, False]])
-    reward_ = ppo.penalised_reward(torch.tensor([3.0]), logp, logp_rho, 2.0, two)
+    reward_ = ppo.token_rewards(torch.tensor([3.0]), logp, ref_logprobs, 2.0, two)
     assert torch.allclose(reward_, torch.tensor([[-1.0, 3.4, 0.0]]))
 
 
@@ -515,7 +515,7 @@ def test_the_controller_by_hand():
 def test_truncation_by_hand():
     # Period 9, allowed from position 2 on.
     y = torch.tensor([[9, 1, 9, 9], [9, 9, 1, 1], [1, 1, 1, 9]])
-    cut = ppo.cut_at(period=9, after=2)
+    cut = ppo.truncate_at_period(period=9, after=2)
     length, found = cut(y)
     assert length.tolist() == [3, 4, 4] and found.tolist() == [True, False, True]
     seen = {}
@@ -527,10 +527,10 @@ def test_truncation_by_hand():
 
 
 def test_queries_start_and_end_with_a_sentence_and_never_overlap():
-    tokens = text.Tokens(text.learn_bpe(passages(300), 1200))
+    tokens = text.Tokens(text.train_bpe(passages(300), 1200))
     texts = []
     parts = {part: passages(50, seed=part) for part in (0, 1, 2)}
-    for queries in text.cut_queries(parts, tokens, 12, 24).values():
+    for queries in text.extract_queries(parts, tokens, 12, 24).values():
         for length, x in queries.items():
             assert x.shape[1] == length and 12 <= length <= 24
             assert (x[:, -1] == tokens.period).all()
@@ -543,8 +543,8 @@ def test_no_query_is_asked_twice_or_stands_in_what_rho_has_read():
     told = passages(600)
     parts = {"train": told[:420], "evaluation": told[540:], "reward": told[420:480],
              "policy": told[480:540]}
-    tokens = text.Tokens(text.learn_bpe(parts["train"], 1200))
-    queries = text.cut_queries(parts, tokens, 9, 14)
+    tokens = text.Tokens(text.train_bpe(parts["train"], 1200))
+    queries = text.extract_queries(parts, tokens, 9, 14)
     assert list(queries) == ["train", "evaluation", "reward", "policy"]
     del queries["train"]
     texts = [tokens.decode(q) for part in queries.values() for x in part.values()
@@ -558,7 +558,7 @@ def test_no_query_is_asked_twice_or_stands_in_what_rho_has_read():
 def test_every_length_is_drawn_as_often_as_it_occurs():
     torch.manual_seed(0)
     queries = {3: torch.zeros(300, 3), 5: torch.zeros(100, 5)}
-    draw = text.draw_from(queries, "cpu")
+    draw = text.query_sampler(queries, "cpu")
     lengths = [draw(2).size(1) for _ in range(2000)]
     assert lengths.count(3) / 2000 == pytest.approx(0.75, abs=0.04)
     picked = text.pick(queries, 40)
@@ -570,7 +570,7 @@ def test_every_length_is_drawn_as_often_as_it_occurs():
         [0, 0, 0, 1, 1, 2, 2], [0, 0, 1, 1, 1, 2, 2], [0, 0, 1, 1, 2, 2, 2])
 
 
-def start_of_ppo(model, B=64, cut=ppo.uncut):
+def start_of_ppo(model, B=64, cut=ppo.whole):
     pi = ppo.Policy(model)
     score = lambda x, y: y[:, 0].float()
     batch = ppo.rollout(pi, model, score, cut, tokens_of(B, 5), 8, 0.7)
@@ -579,20 +579,20 @@ def start_of_ppo(model, B=64, cut=ppo.uncut):
 
 def test_before_training_kl_is_0_and_values_are_0(model):
     pi, batch = start_of_ppo(model)
-    assert torch.allclose(batch.logp, batch.logp_rho, atol=1e-4)
+    assert torch.allclose(batch.logp, batch.ref_logprobs, atol=1e-4)
     assert (batch.value == 0).all()
 
 
 def test_the_first_step_starts_at_ratio_1(model):
     pi, batch = start_of_ppo(model)
     # Against log-probabilities of the same forward pass the ratio is 1 to the last bit.
-    logp, _ = gpt.score_tokens(pi.trunk, batch.x, batch.y, 0.7)
+    logp, _ = gpt.response_logprobs(pi.trunk, batch.x, batch.y, 0.7)
     batch = batch._replace(logp=logp.detach())
-    advantage, returns = ppo.targets(batch, 0.1, 0.95, whiten_rewards=False)
-    optimiser = torch.optim.Adam(pi.parameters(), lr=1e-3)
-    first = ppo.improve(pi, optimiser, batch, advantage, returns, 0.7, 0.2, 0.1)
+    advantage, returns = ppo.advantages_and_returns(batch, 0.1, 0.95, whiten_rewards=False)
+    optimizer = torch.optim.Adam(pi.parameters(), lr=1e-3)
+    first = ppo.ppo_step(pi, optimizer, batch, advantage, returns, 0.7, 0.2, 0.1)
     assert first["approx_kl"] == 0 and first["clip_fraction"] == 0
-    second = ppo.improve(pi, optimiser, batch, advantage, returns, 0.7, 0.2, 0.1)
+    second = ppo.ppo_step(pi, optimizer, batch, advantage, returns, 0.7, 0.2, 0.1)
     assert second["approx_kl"] > 0
 
 
@@ -600,18 +600,18 @@ def test_kl_has_the_right_sign():
     # pi = (.9, .1), rho = (.5, .5): KL(pi, rho) = .9 log 1.8 + .1 log .2 = .368, and E_pi finds it.
     p, q = torch.tensor([0.9, 0.1]), torch.tensor([0.5, 0.5])
     whole = torch.ones(2, 1, dtype=torch.bool)
-    reward_ = ppo.penalised_reward(torch.zeros(2), p.log()[:, None], q.log()[:, None], 1.0, whole)
+    reward_ = ppo.token_rewards(torch.zeros(2), p.log()[:, None], q.log()[:, None], 1.0, whole)
     assert -(p * reward_[:, 0]).sum().item() == pytest.approx(0.3681, abs=1e-4)
 
 
-def test_targets_whiten_the_advantages(model):
+def test_returns_and_whitened_the_advantages(model):
     _, batch = start_of_ppo(model)
-    advantage, returns = ppo.targets(batch, 0.1, 0.95, whiten_rewards=False)
+    advantage, returns = ppo.advantages_and_returns(batch, 0.1, 0.95, whiten_rewards=False)
     assert advantage.mean().item() == pytest.approx(0, abs=1e-5)
     assert advantage.std(unbiased=False).item() == pytest.approx(1, abs=1e-3)
-    plain = ppo.penalised_reward(batch.score, batch.logp, batch.logp_rho, 0.1, batch.real)
+    plain = ppo.token_rewards(batch.score, batch.logp, batch.ref_logprobs, 0.1, batch.real)
     assert torch.allclose(returns, ppo.gae(plain, batch.value, 0.95), atol=1e-4), "value is 0 here"
-    _, returns = ppo.targets(batch, 0.1, 0.95, whiten_rewards=True)
+    _, returns = ppo.advantages_and_returns(batch, 0.1, 0.95, whiten_rewards=True)
     white = plain.mean() + (plain - plain.mean()) / plain.std(unbiased=False)
     assert torch.allclose(returns, ppo.gae(white, batch.value, 0.95), atol=1e-3)
 
@@ -625,11 +625,11 @@ def cut_at_lengths(y):
 
 def test_what_is_cut_away_is_not_there(model):
     pi, batch = start_of_ppo(model, cut=cut_at_lengths)
-    optimiser = torch.optim.SGD(pi.parameters(), lr=0.0)
+    optimizer = torch.optim.SGD(pi.parameters(), lr=0.0)
     def step(y):
         changed = batch._replace(y=y, logp=batch.logp - 0.1 * (y != batch.y))
-        advantage, returns = ppo.targets(changed, 0.1, 0.95, whiten_rewards=False)
-        seen = ppo.improve(pi, optimiser, changed, advantage, returns, 0.7, 0.2, 0.5)
+        advantage, returns = ppo.advantages_and_returns(changed, 0.1, 0.95, whiten_rewards=False)
+        seen = ppo.ppo_step(pi, optimizer, changed, advantage, returns, 0.7, 0.2, 0.5)
         return seen, [p.grad.clone() for p in pi.parameters()]
     other = batch.y.clone()
     other[0::2, 3:] = 7                                  # other tokens, behind the cut only
@@ -646,7 +646,7 @@ def test_the_episode_ends_at_the_cut(model):
     score = lambda x, y: y[:, 0].float()
     batch = ppo.rollout(pi, model, score, cut_at_lengths, tokens_of(64, 5), 8, 0.7)
     assert batch.real.sum(1).tolist() == LENGTHS.tolist() and batch.real[:, :3].all()
-    advantage, returns = ppo.targets(batch, 0.0, 0.95, whiten_rewards=False)
+    advantage, returns = ppo.advantages_and_returns(batch, 0.0, 0.95, whiten_rewards=False)
     rows = torch.arange(64)
     assert torch.allclose(returns[rows, LENGTHS - 1], batch.score), "nothing comes after the end"
     assert advantage[batch.real].mean().item() == pytest.approx(0, abs=1e-5)
@@ -661,9 +661,9 @@ def test_kl_is_that_of_the_response_as_it_is_cut(model):
         torch.manual_seed(0)
         return f()
     batch = again(lambda: ppo.rollout(pi, model, score, cut_at_lengths, x, 8, 0.7))
-    log_ratio = batch.logp - batch.logp_rho
+    log_ratio = batch.logp - batch.ref_logprobs
     by_hand = sum(log_ratio[i, :n].sum().item() for i, n in enumerate(LENGTHS)) / 64
-    mean, kl = again(lambda: ppo.measure(pi.trunk, model, score, {5: x}, 8, 0.7, cut_at_lengths))
+    mean, kl = again(lambda: ppo.mean_reward_and_kl(pi.trunk, model, score, {5: x}, 8, 0.7, cut_at_lengths))
     assert kl == pytest.approx(by_hand, abs=1e-4)
     assert mean == pytest.approx(batch.score.mean().item())
     seen = again(lambda: next(ppo.ppo(pi, model, score, lambda B: x, cut=cut_at_lengths,
@@ -683,13 +683,13 @@ def test_ppo_reaches_the_exact_optimum(beta):
     r = torch.randn(V ** T)
     score = lambda x, y: r[(y * torch.tensor([V * V, V, 1])).sum(1)]
     x = torch.tensor([[1, 2]])
-    log_rho = gpt.score_tokens(rho, x.expand(V ** T, -1), every, 1.0)[0].sum(1).detach()
+    log_rho = gpt.response_logprobs(rho, x.expand(V ** T, -1), every, 1.0)[0].sum(1).detach()
     pi = ppo.Policy(rho)
     for seen in ppo.ppo(pi, rho, score, lambda B: x.expand(B, -1), episodes=256 * 150,
                         batch_size=256, response=T, temperature=1.0, lr=2e-3, beta=beta):
         pass
     assert seen["beta"] == beta
-    log_pi = gpt.score_tokens(pi.trunk, x.expand(V ** T, -1), every, 1.0)[0].sum(1).detach()
+    log_pi = gpt.response_logprobs(pi.trunk, x.expand(V ** T, -1), every, 1.0)[0].sum(1).detach()
     assert log_pi.exp().sum().item() == pytest.approx(1, abs=1e-4)
     reached = (log_pi.exp() * (r - beta * (log_pi - log_rho))).sum().item()
     start = (log_rho.exp() * r).sum().item()
@@ -702,7 +702,7 @@ def test_optimal_policy_against_the_closed_form():
     # r ~ N(0, 1): pi_opt at beta is N(1 / beta, 1), so the reward is 1 / beta, KL 1 / (2 beta^2).
     torch.manual_seed(0)
     scores = torch.randn(4, 200_000, dtype=torch.float64)
-    mean, kl, ess = ppo.optimal_policy(scores, beta=1.0)
+    mean, kl, ess = ppo.reweighted(scores, beta=1.0)
     assert mean == pytest.approx(1, abs=0.02) and kl == pytest.approx(0.5, abs=0.02)
     assert ess == pytest.approx(200_000 * math.exp(-1), rel=0.05)
 
@@ -712,7 +712,7 @@ def test_a_score_that_is_not_finite_stops_the_run(model):
     nan = lambda x, y: torch.full((len(x),), math.nan)
     steps = ppo.ppo(pi, model, nan, lambda B: tokens_of(B, 4), episodes=16,
                     batch_size=8, response=4, temperature=1.0, lr=1e-4)
-    with pytest.raises(files.Complaint, match="policy: update 1 of 2 is not finite"):
+    with pytest.raises(files.UserError, match="policy: update 1 of 2 is not finite"):
         next(steps)
 
 
@@ -724,7 +724,7 @@ def test_heads_lie_where_rho_does(model):
 
 def test_there_are_as_many_minibatches_as_asked(model, monkeypatch):
     sizes = []
-    monkeypatch.setattr(ppo, "improve", lambda pi, opt, part, *rest: sizes.append(len(part.x)) or
+    monkeypatch.setattr(ppo, "ppo_step", lambda pi, opt, part, *rest: sizes.append(len(part.x)) or
                         {"policy_loss": 0.0})
     list(ppo.ppo(ppo.Policy(model), model, lambda x, y: y[:, 0].float(), lambda B: tokens_of(B, 4),
                  episodes=4, batch_size=4, minibatches=3, epochs=2, response=4, temperature=1.0,
@@ -812,7 +812,7 @@ def test_beyond_what_was_sampled_the_optimum_is_unknown(a_run, tmp_path, capsys)
     shutil.copytree(a_run, tmp_path, dirs_exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         # log 16 = 2.8 is all that 16 samples can show.
-        patch.setattr(rlhf.figures, "measure", lambda *a: ([1.0, 1.0], 9.0))
+        patch.setattr(rlhf.figures, "mean_reward_and_kl", lambda *a: ([1.0, 1.0], 9.0))
         assert rlhf.main(TINY + ["--out", str(tmp_path), "--evaluations", "23"]) == 0
     assert results_of(tmp_path)[0]["policy"]["optimal_reward"] is None
     assert "beyond what was sampled" in capsys.readouterr().out
@@ -967,7 +967,7 @@ def test_what_contradicts_itself_is_refused_at_once(options, tmp_path, capsys):
 
 
 def test_a_pi_without_periods_is_shown_whole(model, capsys):
-    y, length = ppo.sample_finished(model, tokens_of(3, 5), 8, 1.0, ppo.cut_at(99, 0), tries=2)
+    y, length = ppo.sample_finished(model, tokens_of(3, 5), 8, 1.0, ppo.truncate_at_period(99, 0), tries=2)
     assert length.tolist() == [8, 8, 8] and y.shape == (3, 8)
     assert "3 of 3 responses have no period" in capsys.readouterr().out
 
@@ -975,7 +975,7 @@ def test_a_pi_without_periods_is_shown_whole(model, capsys):
 def test_a_full_disk_is_one_sentence(tmp_path):
     def write(name):
         raise RuntimeError("unexpected pos")                 # what torch.save says of it
-    with pytest.raises(files.Complaint, match="a.pt cannot be written"):
+    with pytest.raises(files.UserError, match="a.pt cannot be written"):
         files.write_whole(tmp_path / "a.pt", write)
 
 
@@ -1055,7 +1055,7 @@ def test_transformers_reads_our_tokens(a_run):
 
 
 def test_tokens_of_newer_and_of_damaged_folders(tmp_path):
-    tokens = text.Tokens(text.learn_bpe(passages(50), 300))
+    tokens = text.Tokens(text.train_bpe(passages(50), 300))
     text.write_tokens(tmp_path, tokens)
     ids = json.loads((tmp_path / "vocab.json").read_text("utf-8"))
     (tmp_path / "vocab.json").unlink()
@@ -1065,14 +1065,14 @@ def test_tokens_of_newer_and_of_damaged_folders(tmp_path):
     assert text.tokens_for("", weights, [], 0).tokens == tokens.tokens
     for bad in ({k: v for k, v in ids.items() if k != "e"}, {k: v + 1 for k, v in ids.items()}):
         (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"vocab": bad}}))
-        with pytest.raises(files.Complaint, match="tokenizer.json: damaged"):
+        with pytest.raises(files.UserError, match="tokenizer.json: damaged"):
             text.tokens_for(str(tmp_path), "", [], 0)
-    with pytest.raises(files.Complaint, match="no vocab.json or tokenizer.json"):
+    with pytest.raises(files.UserError, match="no vocab.json or tokenizer.json"):
         text.tokens_for(str(tmp_path / "nowhere"), "", [], 0)
 
 
 def test_tokens_come_back_from_gpt2s_two_files(tmp_path):
-    tokens = text.Tokens(text.learn_bpe(passages(100), 500))
+    tokens = text.Tokens(text.train_bpe(passages(100), 500))
     text.write_tokens(tmp_path, tokens)
     assert text.read_tokens(tmp_path / "vocab.json").tokens == tokens.tokens
     merges = (tmp_path / "merges.txt").read_text("utf-8").splitlines()
@@ -1184,14 +1184,14 @@ def test_weights_are_downloaded_once_and_whole(server, model, tmp_path, capsys):
     model.save_pretrained(tmp_path)
     whole = (tmp_path / "model.safetensors").read_bytes()
     (server / "gpt2.safetensors").write_bytes(whole[:-100])
-    with pytest.raises(files.Complaint, match="cut short"):
+    with pytest.raises(files.UserError, match="cut short"):
         gpt.GPT.from_pretrained("gpt2")
     assert not list((tmp_path / "hub").rglob("*.safetensors")), "a part is not taken for the whole"
     (server / "gpt2.safetensors").write_bytes(whole)
     gpt.GPT.from_pretrained("gpt2")
     (server / "gpt2.safetensors").unlink()
     assert gpt.GPT.from_pretrained("gpt2").shape["width"] == 16
-    with pytest.raises(files.Complaint, match="404"):
+    with pytest.raises(files.UserError, match="404"):
         gpt.GPT.from_pretrained("gpt2-medium")
 
 
@@ -1227,7 +1227,7 @@ def test_a_header_that_points_past_the_end_is_refused(model, tmp_path):
     data = path.read_bytes()
     last = max(int(n) for n in re.findall(rb", (\d+)\]}", data))
     path.write_bytes(data.replace(b"%d]}" % last, b"%d]}" % (10 * last)))
-    with pytest.raises(files.Complaint, match=f"to {10 * last}, but the file has {last + 1}"):
+    with pytest.raises(files.UserError, match=f"to {10 * last}, but the file has {last + 1}"):
         files.read_safetensors(path)
 
 
@@ -1239,7 +1239,7 @@ def test_a_header_that_points_past_the_end_is_refused(model, tmp_path):
 def test_another_model_than_gpt2_is_refused(change, words, model, tmp_path):
     path = published(model, tmp_path) / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    with pytest.raises(files.Complaint, match=words):
+    with pytest.raises(files.UserError, match=words):
         gpt.GPT.from_pretrained(str(tmp_path))
 
 
@@ -1247,21 +1247,21 @@ def test_weights_of_another_shape_are_refused(model, tmp_path):
     path = published(model, tmp_path) / "model.safetensors"
     tensors = files.read_safetensors(path)
     files.write_safetensors(path, {**tensors, "ln_f.bias": torch.zeros(15)})
-    with pytest.raises(files.Complaint, match="size mismatch for ln_f.bias"):
+    with pytest.raises(files.UserError, match="size mismatch for ln_f.bias"):
         gpt.GPT.from_pretrained(str(tmp_path))
     files.write_safetensors(path, {**tensors, "lm_head.weight": tensors["wte.weight"] + 1})
-    with pytest.raises(files.Complaint, match="lm_head: it is not the embedding"):
+    with pytest.raises(files.UserError, match="lm_head: it is not the embedding"):
         gpt.GPT.from_pretrained(str(tmp_path))
     for bad in (torch.full((16,), math.nan), torch.zeros(0)):
         files.write_safetensors(path, {**tensors, "ln_f.bias": bad})
-        with pytest.raises(files.Complaint, match="a tensor is empty or not finite"):
+        with pytest.raises(files.UserError, match="a tensor is empty or not finite"):
             gpt.GPT.from_pretrained(str(tmp_path))
-    with pytest.raises(files.Complaint, match="no model.safetensors or pytorch_model.bin"):
+    with pytest.raises(files.UserError, match="no model.safetensors or pytorch_model.bin"):
         gpt.GPT.from_pretrained(str(tmp_path.parent))
 
 
 def test_a_tokenizer_of_another_vocabulary_is_refused(a_run, tmp_path, capsys):
-    text.write_tokens(tmp_path, text.Tokens(text.learn_bpe(passages(50), 400)))
+    text.write_tokens(tmp_path, text.Tokens(text.train_bpe(passages(50), 400)))
     given = ["--model", str(a_run / "rho"), "--tokenizer", str(tmp_path), "--out",
              str(tmp_path / "o")]
     assert rlhf.main(TINY + given) == 2
@@ -1293,7 +1293,7 @@ def test_sentences_end_where_a_reader_would_say_so():
     page, = text.pages(said)
     assert page == ('Mr Elliot paid $3.50. "I know," said J R Hartley. He left, ie fled... '
                     "Dr Wu ran.")
-    tokens = text.Tokens(text.learn_bpe([], 256))
+    tokens = text.Tokens(text.train_bpe([], 256))
     ids = tokens.encode(page)
     starts = tokens.sentence_starts(ids)
     ends = [tokens.decode(ids[a:b]) for a, b in zip(starts, starts[1:])]
@@ -1372,28 +1372,28 @@ def test_half_a_line_is_the_answer_that_was_cut_off(tmp_path, monkeypatch):
     b"my notes", b"[1]\n", b'{"a": 1}\nnotes\n{"b', b"\x00\xff\n{"])
 def test_a_file_that_holds_no_answers_stays_as_it_is(content, tmp_path, monkeypatch):
     (tmp_path / "l").write_bytes(content)
-    with pytest.raises(files.Complaint, match="not a file of answers"):
+    with pytest.raises(files.UserError, match="not a file of answers"):
         typed("1q", tmp_path / "l", monkeypatch)
     assert (tmp_path / "l").read_bytes() == content
-    with pytest.raises(files.Complaint, match="not a file; give another"):
+    with pytest.raises(files.UserError, match="not a file; give another"):
         typed("1q", tmp_path, monkeypatch)
 
 
 def test_one_window_at_a_time(tmp_path, monkeypatch):
     with files.open_answers(tmp_path / "l"):
-        with pytest.raises(files.Complaint, match="another window"):
+        with pytest.raises(files.UserError, match="another window"):
             typed("1q", tmp_path / "l", monkeypatch)
 
 
 @pytest.mark.parametrize("content", ["3", '[["q", ["a", "b", "c"]]]', '[["q", [1, 2, 3, 4]]]'])
 def test_damaged_questions_are_refused(content, tmp_path):
     (tmp_path / "q.json").write_text(content)
-    with pytest.raises(files.Complaint, match="q.json: damaged"):
+    with pytest.raises(files.UserError, match="q.json: damaged"):
         reward.questions_of(tmp_path / "q.json", 1, 0, None)
 
 
 def test_input_that_ends_loses_nothing(tmp_path, monkeypatch):
-    with pytest.raises(files.Complaint, match="the input has ended"):
+    with pytest.raises(files.UserError, match="the input has ended"):
         typed("13", tmp_path / "l", monkeypatch)
     assert len(reward.read_labels(tmp_path / "l")) == 2
 

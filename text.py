@@ -22,16 +22,16 @@ import tiktoken
 import torch
 
 import files
-from files import Complaint
+from files import UserError
 
 
 # --- byte-pair encoding ---------------------------------------------------------------------------
 
 # GPT-2's pattern: a word with the space before it is one piece, and no token crosses pieces.
-PIECES = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+SPLIT_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 
 
-def merge(parts, pair):
+def merge_pair(parts, pair):
     """Every occurrence of the pair made one: merge([a, b, c, a, b], (a, b)) = [ab, c, ab]."""
     merged = []
     for part in parts:
@@ -42,14 +42,14 @@ def merge(parts, pair):
     return merged
 
 
-def learn_bpe(passages, vocabulary):
+def train_bpe(passages, vocabulary):
     """The tokens that byte-pair encoding learns from texts: a list of at most `vocabulary` bytes.
 
     Starting from the 256 bytes, the commonest pair of neighbours becomes a token, again and again.
     Distinct pieces are counted once, and only those that hold the pair are touched."""
     pieces = Counter()
     for passage in passages:
-        pieces.update(regex.findall(PIECES, " " + passage))
+        pieces.update(regex.findall(SPLIT_PATTERN, " " + passage))
     words = [([bytes([b]) for b in piece.encode()], n) for piece, n in pieces.items()]
     count, where = Counter(), defaultdict(set)
     for i, (parts, n) in enumerate(words):
@@ -62,7 +62,7 @@ def learn_bpe(passages, vocabulary):
         tokens.setdefault(pair[0] + pair[1], len(tokens))
         for i in where.pop(pair):
             parts, n = words[i]
-            merged = merge(parts, pair)
+            merged = merge_pair(parts, pair)
             for p in zip(parts, parts[1:]):
                 count[p] -= n
             for p in zip(merged, merged[1:]):
@@ -79,7 +79,7 @@ class Tokens:
 
     def __init__(self, tokens):
         self.tokens = tokens                                 # of bytes; the id is the place
-        self.bpe = tiktoken.Encoding("ours", pat_str=PIECES, special_tokens={},
+        self.bpe = tiktoken.Encoding("ours", pat_str=SPLIT_PATTERN, special_tokens={},
                                      mergeable_ranks={t: rank for rank, t in enumerate(tokens)})
         self.period = tokens.index(b".")
 
@@ -105,13 +105,13 @@ def gpt2():
     try:
         bpe = tiktoken.get_encoding("gpt2")
     except Exception as e:         # requests' errors, and requests is not in requirements.txt
-        raise Complaint(f"GPT-2's tokens are not to be had ({type(e).__name__}): tiktoken needs "
+        raise UserError(f"GPT-2's tokens are not to be had ({type(e).__name__}): tiktoken needs "
                         "the network once, or a folder with them in TIKTOKEN_CACHE_DIR"
                         ) from None
     return Tokens([bpe.decode_single_token_bytes(i) for i in range(50256)])
 
 
-def letters():
+def bytes_to_unicode():
     """GPT-2's alphabet for bytes in its files: {byte: a printable character}."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     rest = [b for b in range(256) if b not in plain]
@@ -121,7 +121,7 @@ def letters():
 def write_tokens(folder, tokens):
     """vocab.json and merges.txt, which other readers of GPT-2's tokens open. A token may have been
     merged from several pairs: all are given, since here only the merged bytes count."""
-    rank, letter = {t: i for i, t in enumerate(tokens.tokens)}, letters()
+    rank, letter = {t: i for i, t in enumerate(tokens.tokens)}, bytes_to_unicode()
     name = {t: "".join(letter[b] for b in t) for t in tokens.tokens}
     pairs = [(t[:i], t[i:]) for t in tokens.tokens for i in range(1, len(t))]
     merges = [f"{name[a]} {name[b]}" for a, b in pairs
@@ -133,7 +133,7 @@ def write_tokens(folder, tokens):
 def read_tokens(path):
     """The tokens of a vocab.json, or of the tokenizer.json that newer readers write, whose order is
     that of the merges, as GPT-2's and ours is."""
-    byte = {letter: b for b, letter in letters().items()}
+    byte = {letter: b for b, letter in bytes_to_unicode().items()}
     with files.reading(path):
         found = json.loads(Path(path).read_text("utf-8-sig"))
         found = found["model"]["vocab"] if type(found.get("model")) is dict else found
@@ -152,9 +152,9 @@ def tokens_for(tokenizer, weights, passages, vocabulary):
     beside = [p for p in (folder / "vocab.json", folder / "tokenizer.json") if p.exists()]
     if tokenizer != "gpt2" and (tokenizer or weights and beside):
         if not beside:
-            raise Complaint(f"{folder}: no vocab.json or tokenizer.json in this folder")
+            raise UserError(f"{folder}: no vocab.json or tokenizer.json in this folder")
         return read_tokens(beside[0])
-    return gpt2() if tokenizer or weights else Tokens(learn_bpe(passages, vocabulary))
+    return gpt2() if tokenizer or weights else Tokens(train_bpe(passages, vocabulary))
 
 
 # --- passages, and windows of them ----------------------------------------------------------------
@@ -165,15 +165,15 @@ def read_text(path):
     if os.path.isdir(path):
         paths = sorted(Path(path).rglob("*.txt"))
         if not paths:
-            raise Complaint(f"{path}: no file *.txt in this folder")
+            raise UserError(f"{path}: no file *.txt in this folder")
     texts = []
     for path in paths:
         try:
             text = Path(path).read_bytes().decode("utf-8-sig")
         except UnicodeDecodeError as e:
-            raise Complaint(f"{path}: not UTF-8 text ({e.reason}, byte {e.start})") from None
+            raise UserError(f"{path}: not UTF-8 text ({e.reason}, byte {e.start})") from None
         if "\0" in text:
-            raise Complaint(f"{path}: not a text, it has a zero at character {text.index(chr(0))}")
+            raise UserError(f"{path}: not a text, it has a zero at character {text.index(chr(0))}")
         texts.append(" ".join(text.split()))
     return " ".join(texts)
 
@@ -190,7 +190,7 @@ def pages(text, sentences=40):
     return [" ".join(parts[i:i + sentences]) for i in range(0, len(parts), sentences)]
 
 
-def parts_of(passages, share):
+def split_passages(passages, share):
     """What rho reads and, of so large a share each, three parts that it does not: {name: passages}.
     """
     a, b, c = (len(passages) - k * int(share * len(passages)) for k in (3, 2, 1))
@@ -214,7 +214,7 @@ def batches_of(windows, B):
 
 # --- queries --------------------------------------------------------------------------------------
 
-def cut_queries(parts, tokens, shortest, longest):
+def extract_queries(parts, tokens, shortest, longest):
     """All runs of whole sentences of a permitted length, none twice and none in two parts.
 
     parts: {name: passages} -> {name: {length: (n, length)}}. What stands in an earlier part is not
@@ -252,7 +252,7 @@ def pick(queries, n, again=False):
     return picked
 
 
-def draw_from(queries, device):
+def query_sampler(queries, device):
     """The function draw(B): B queries of one length, each length as often as it occurs."""
     weights = torch.tensor([float(len(x)) for x in queries.values()])
     groups = list(queries.values())
@@ -263,7 +263,7 @@ def draw_from(queries, device):
     return draw
 
 
-def to_tokens(comparisons, encode, context):
+def collate(comparisons, encode, context):
     """Comparisons as tokens (N, 4, S), padded on the right, the length of each (N, 4), best (N,).
 
     encode(text) -> a list of ids. What is longer than the model's context loses its beginning."""
