@@ -1,0 +1,367 @@
+"""
+evaluate.py: how good a run is, held out, beside the best that anybody could do.
+
+Paper: Ziegler et al. 2019, 2.4 and 3.1.2 (win rates by vote), 3.1.1 (the optimal policy).
+In:  rho, r, pi, held-out comparisons and queries     Out: numbers, samples, a table, a picture
+
+Letters: B queries, n samples of each, T response tokens, P queries of the optimum.
+
+The "true reward" is what the simulated labelers think of a text: the mean of their
+scores, in standard deviations over samples of rho. r only estimates it.
+
+Omitted: people. Win rates are votes of the simulated labelers, whom pi learned to please.
+"""
+
+import copy
+import math
+import zlib
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+import stories
+from gpt import (generate, generate_finished, language_model_loss, response_logprobs,
+                 train_language_model)
+from ppo import mask_before, response_kl
+from reward import (Comparison, evaluate_reward_model, generate_texts,
+                    score_or_penalty)
+from text import collate, query_batches, sample_queries
+
+
+def seeded(seed, part):
+    """Start the chance of one part of a run, so that no part's draws move another's.
+
+    Seeds torch, and returns a NumPy generator for the labelers' choices."""
+    number = zlib.crc32(f"{part}, seed {seed}".encode())
+    torch.manual_seed(number)
+    return np.random.default_rng(number)
+
+
+# --- rho --------------------------------------------------------------------------------
+
+@torch.no_grad()
+def language_model_losses(rho, train, test):
+    """rho's held-out loss, and that of knowing only how common tokens are, nats per
+    token.
+
+    train, test: windows (N, T + 1)."""
+    losses = [language_model_loss(rho, windows[:, :-1], windows[:, 1:])
+              for windows in test.to(rho.device).split(20)]
+    counts = torch.bincount(train.flatten(), minlength=rho.shape["vocab_size"]) + 1.0
+    unigram = (counts / counts.sum()).log()                          # (V,)
+    return {"loss": torch.stack(losses).mean().item(),
+            "unigram_loss": -unigram[test[:, 1:]].mean().item()}
+
+
+# --- reward and KL ----------------------------------------------------------------------
+
+def true_reward(task, tokenizer, sampling, comparisons):
+    """The labelers' mean score as a function (query, response) -> (B,), like the learned
+    reward: in standard deviations from its mean over these samples of rho, and -1 without
+    an end."""
+    score = stories.SCORES[task]
+    known = np.array([score(text).mean() for c in comparisons for text in c.samples])
+    mean, std = known.mean(), known.std()
+    if std == 0:                                 # another world's text: not one rated word
+        std = 1.0
+
+    def reward(query, response):
+        length, finished = sampling.truncate(response)
+        texts = [tokenizer.decode(ids[:stop])
+                 for ids, stop in zip(response.tolist(), length.tolist())]
+        scores = np.array([score(text).mean() for text in texts])
+        scores = torch.tensor((scores - mean) / std).float().to(response.device)
+        return score_or_penalty(scores, finished)
+    return reward
+
+
+@torch.no_grad()
+def mean_reward_and_kl(model, rho, rewards, batches, sampling):
+    """The mean of each reward, and KL to rho in nats, of one response to each query.
+
+    rewards: functions (query, response) -> (B,). batches: queries (B, Q). -> list,
+    float."""
+    T, temperature, truncate = sampling
+    scores, kls = [], []
+    for query in batches:
+        query = query.to(rho.device)
+        response, logprobs, _ = generate(model, query, T, temperature)
+        ref_logprobs, _ = response_logprobs(rho, query, response, temperature)
+        mask = mask_before(truncate(response)[0], T)
+        kls.append(response_kl(logprobs, ref_logprobs, mask))
+        scores.append(torch.stack([reward(query, response) for reward in rewards], dim=1))
+    return torch.cat(scores).mean(dim=0).tolist(), torch.cat(kls).mean().item()
+
+
+# --- the optimum ------------------------------------------------------------------------
+
+def reweighted(scores, beta):
+    """What the optimal policy pi_opt(y|x) ~ rho(y|x) exp(r(x, y) / beta) reaches (section
+    3.1.1): reward, KL in nats, effective sample size. No policy is trained.
+
+    scores (P, n): r of n samples of rho for each of P queries. They are weighted by w ~
+    exp(r / beta); KL = E_w[log(n w)], ESS = 1 / sum w^2, as a mean over queries. Where
+    the ESS is small, reward and KL come out too low: KL cannot exceed log n."""
+    log_w = (scores / beta).log_softmax(dim=1)                       # (P, n)
+    w = log_w.exp()
+    reward = (w * scores).sum(dim=1).mean().item()
+    kl = (w * (log_w + math.log(scores.size(1)))).sum(dim=1).mean().item()
+    return reward, kl, (1 / (w ** 2).sum(dim=1)).mean().item()
+
+
+@torch.no_grad()
+def optimal_frontier(rho, reward, queries, n, sampling):
+    """The best reward at any KL: rows [beta, gain over rho, KL, effective samples], beta
+    falling.
+
+    The gain and not the reward, because r's level differs from query to query. queries
+    (1, Q)."""
+    scores = []
+    for query in queries:
+        query = query.to(rho.device).expand(n, -1)
+        T, temperature, _ = sampling
+        response, _, _ = generate(rho, query, T, temperature)
+        scores.append(reward(query, response))
+    scores = torch.stack(scores).cpu().double()                      # (P, n)
+    rows = []
+    for beta in np.geomspace(20, 0.05, 80).tolist():
+        mean, kl, samples = reweighted(scores, beta)
+        rows.append([beta, mean - scores.mean().item(), kl, samples])
+    return rows
+
+
+def optimum_at(kl, frontier):
+    """The optimal policy's gain over rho at a KL, and its effective samples; None beyond
+    what was sampled."""
+    if not frontier or kl > frontier[-1][2]:
+        return None, None
+    _, gains, kls, samples = np.array(frontier).T
+    return float(np.interp(kl, kls, gains)), float(np.interp(kl, kls, samples))
+
+
+# --- win rates --------------------------------------------------------------------------
+
+def win_rate(task, model, opponent, batches, sampling, tokenizer, rng):
+    """The paper's protocol (2.4): two responses of each in one question; a model wins if
+    the majority of three labelers choose a response of its. -> mean, standard error,
+    n."""
+    questions = []
+    for query in batches:
+        ours = generate_texts(model, query, 2, sampling, tokenizer)
+        theirs = generate_texts(opponent, query, 2, sampling, tokenizer)
+        questions += [a + b for a, b in zip(ours, theirs)]
+    p = stories.choice_probabilities(task, questions)
+    votes = stories.choose(p, rng, people=3) < 2                     # (n, 3)
+    won = votes.sum(axis=1) >= 2
+    return {"mean": float(won.mean()), "stderr": float(won.std() / math.sqrt(len(won))),
+            "n": len(won)}
+
+
+def train_supervised_baseline(rho, comparisons, tokenizer, temperature, lr, progress):
+    """What the labels give without RL: a copy of rho, trained for one epoch to say what
+    the labelers liked best. (The paper has such a baseline for summaries only.)
+
+    The winners were sampled at a temperature, so it is fitted at that temperature."""
+    model = copy.deepcopy(rho)
+    winners = [Comparison(c.query, [c.samples[c.best]], 0) for c in comparisons]
+    tokens, lengths, _ = collate(winners, tokenizer, rho.shape["block_size"])
+    tokens, lengths = tokens[:, 0], lengths                          # (N, S), (N, 1)
+    response = torch.tensor([[len(tokenizer.encode(c.samples[0]))] for c in winners])
+    position = torch.arange(1, tokens.size(1))
+    in_response = (position >= lengths - response) & (position < lengths)
+    targets = torch.where(in_response, tokens[:, 1:], -100)          # (N, S - 1)
+    batches = progress(torch.randperm(len(tokens)).split(32), each=2)
+    train_language_model(model, tokens[:, :-1], targets, batches, lr, temperature)
+    return model
+
+
+# --- what results.json tells ------------------------------------------------------------
+# `progress` wraps batches of queries, as tqdm would; `each` is what a row of them costs,
+# in sampled responses.
+
+def reward_model_results(cfg, r, tokenizer, held_out):
+    """r on held-out comparisons, beside the best that anyone could do against these
+    labelers; and how often two labelers agree. Of a file of labels only the choices are
+    known."""
+    questions = [c.samples for c in held_out]
+    if cfg.labels:
+        p = np.eye(4)[[c.best for c in held_out]]                    # (n, 4)
+        labels = {"agreement": None, "source": cfg.labels}
+        limits = {"best_accuracy": None, "best_loss": None}
+    else:
+        by_labeler = stories.choice_probabilities(cfg.task, questions)
+        p = by_labeler.mean(axis=1)                                  # (n, 4)
+        labels = {"agreement": stories.agreement(by_labeler), "source": "simulated"}
+        limits = stories.limits(cfg.task, questions)
+    tokens, lengths, _ = collate(held_out, tokenizer, r.trunk.shape["block_size"])
+    found = evaluate_reward_model(r, tokens, lengths, torch.tensor(p).float())
+    return {"labels": labels, "reward_model": {**found, **limits, "n": len(held_out)}}
+
+
+def evaluate(cfg, rho, pi, rewards, queries, sampling, tokenizer, train, progress):
+    """Reward, true reward and KL of pi, beside rho's and the optimum's at pi's KL; win
+    rates.
+
+    rewards: the learned and the true one. queries {length: (n, length)}. train: the
+    comparisons that the supervised baseline learns from."""
+    seeded(cfg.seed, "evaluation queries")
+    batches = query_batches(sample_queries(queries, cfg.eval_queries))
+    few = query_batches(sample_queries(queries, cfg.optimum_queries), size=1)
+    n = cfg.optimum_samples
+    n_queries = sum(len(batch) for batch in batches)
+    n_pairs = 3 if cfg.supervised_lr else 1
+    n_winners = len(train) if cfg.supervised_lr else 0
+    progress.total = (2 + 4 * n_pairs) * n_queries + len(few) * n + 2 * n_winners
+
+    seeded(cfg.seed, "reward of pi")
+    (reward, true), kl = mean_reward_and_kl(pi, rho, rewards, progress(batches), sampling)
+    seeded(cfg.seed, "reward of rho")
+    (start, true_start), _ = mean_reward_and_kl(rho, rho, rewards, progress(batches),
+                                                sampling)
+    policy = {"kl": kl, "kl_target": cfg.kl_target, "reward": reward, "true_reward": true, "zero_shot_reward": start,
+              "zero_shot_true_reward": true_start, "optimal_reward": None,
+              "optimal_effective_samples": None, "share_of_optimum": None}
+    frontier = []
+    if few:
+        seeded(cfg.seed, "optimum")
+        frontier = optimal_frontier(rho, rewards[0], progress(few, each=n), n, sampling)
+        gain, samples = optimum_at(kl, frontier)
+        if gain is not None:
+            policy.update(optimal_reward=start + gain, optimal_effective_samples=samples,
+                          share_of_optimum=(reward - start) / gain)
+
+    pairs = {"zero_shot": (pi, rho)}
+    if cfg.supervised_lr:
+        seeded(cfg.seed, "supervised baseline")
+        supervised = train_supervised_baseline(rho, train, tokenizer, cfg.temperature,
+                                               cfg.supervised_lr, progress)
+        pairs["supervised"] = pi, supervised
+        pairs["supervised_vs_zero_shot"] = supervised, rho
+    wins = {}
+    for name, (model, opponent) in pairs.items():
+        rng = seeded(cfg.seed, f"win rate, {name}")
+        wins[name] = win_rate(cfg.task, model, opponent, progress(batches, each=4),
+                              sampling, tokenizer, rng)
+    return {"policy": policy, "win_rate": wins, "frontier": frontier}
+
+
+# --- what a person sees -----------------------------------------------------------------
+
+@torch.no_grad()
+def side_by_side(rho, pi, reward, query, sampling, tokenizer):
+    """For each query (B, Q) what rho and pi say, as people are shown it: B texts of three
+    lines.
+
+    r is the reward of the response, kl its log pi(y|x) - log rho(y|x) in nats."""
+    T, temperature, _ = sampling
+    blocks = [[f"query       {tokenizer.decode(ids)}"] for ids in query.tolist()]
+    for name, model in (("zero-shot", rho), ("fine-tuned", pi)):
+        response, length, _ = generate_finished(model, query, sampling)
+        logprobs, _ = response_logprobs(model, query, response, temperature)
+        ref_logprobs, _ = response_logprobs(rho, query, response, temperature)
+        kl = response_kl(logprobs, ref_logprobs, mask_before(length, T)).tolist()
+        score = reward(query, response).tolist()
+        for i, ids in enumerate(response.tolist()):
+            text = tokenizer.decode(ids[:length[i]])
+            blocks[i].append(f"{name:<11} r {score[i]:+.2f}  kl {kl[i]:4.1f}  {text}")
+    return ["\n".join(block) for block in blocks]
+
+
+def samples_text(cfg, rho, pi, reward, queries, sampling, tokenizer):
+    """samples.txt: 40 queries, the same on every machine, with what rho and pi say."""
+    seeded(cfg.seed, "samples")
+    batches = query_batches(sample_queries(queries, 40))
+    blocks = []
+    for query in batches:
+        blocks += side_by_side(rho, pi, reward, query.to(rho.device), sampling, tokenizer)
+    order = np.random.default_rng(cfg.seed).permutation(len(blocks))
+    header = ("Nobody chose these. A response without a period where one is wanted was drawn\n"
+              "again, for labelers never see those. r: learned reward; kl: nats.")
+    return "\n\n".join([header] + [blocks[i] for i in order]) + "\n"
+
+
+def closing_table(results):
+    """The results as a run prints them at its end."""
+    lm, r, policy = results["language_model"], results["reward_model"], results["policy"]
+    seconds = results["seconds"]
+    best = ""
+    if r["best_loss"] is not None:
+        best = f"best possible {r['best_accuracy']:.3f}, {r['best_loss']:.3f}"
+    optimum = "beyond what was sampled"
+    if policy["optimal_reward"] is not None:
+        optimum = f"{policy['optimal_reward']:+.2f}"
+    rows = [
+        ("language model", f"loss {lm['loss']:.3f}", f"unigram {lm['unigram_loss']:.3f}"),
+        ("reward model", f"accuracy {r['accuracy']:.3f}, loss {r['loss']:.3f}", best),
+        ("KL(pi, rho)", f"{policy['kl']:.2f} nats", f"target {policy['kl_target']:g}"),
+        ("reward of pi", f"{policy['reward']:+.2f}",
+         f"zero-shot {policy['zero_shot_reward']:+.2f}, optimum at this KL {optimum}"),
+        ("true reward of pi", f"{policy['true_reward']:+.2f}",
+         f"zero-shot {policy['zero_shot_true_reward']:+.2f}")]
+    for name, win in results["win_rate"].items():
+        model, _, opponent = name.rpartition("_vs_")
+        title = f"{model or 'pi'} over {opponent.replace('_', '-')}"
+        rows.append((title, f"{win['mean']:.1%} +/- {win['stderr']:.1%}", f"of {win['n']}"))
+    stages = ", ".join(f"{name} {s:.0f}" for name, s in seconds.items())
+    rows.append(("seconds", f"{sum(seconds.values()):.0f}", stages.replace("_", " ")))
+    lines = [f"{title:<29}{value:<31}{beside}" for title, value, beside in rows]
+    if results["config"]["quick"]:
+        lines.insert(0, "A MINIATURE: it shows that everything runs, and is no result.")
+    return "\n".join(lines)
+
+
+def draw_figure(path, results, log):
+    """figure.png: the run's curves from metrics.jsonl, the KL-reward plane, the win
+    rates."""
+    figure = Figure(figsize=(12.5, 7), layout="constrained")
+    axes = figure.subplot_mosaic("AABBCC\nDDDEEE")
+    policy = results["policy"]
+    episodes = [m["episode"] for m in log]
+    scores, kls = [m["score"] for m in log], [m["kl"] for m in log]
+
+    axes["A"].plot(episodes, scores, "C0-", label="learned reward r")
+    axes["A"].plot(episodes, [m["true"] for m in log], "C1--", label="true reward")
+    axes["A"].set(title="Reward", ylabel="standard deviations over rho")
+    axes["B"].plot(episodes, kls, "C0-", label="KL(pi, rho)")
+    if policy["kl_target"]:
+        axes["B"].axhline(policy["kl_target"], color="k", ls=":", label="target")
+    axes["B"].set(title="Distance from rho", ylabel="nats per response")
+    axes["C"].plot(episodes, [m["beta"] for m in log], "C0-", label="beta")
+    axes["C"].set(title="Price of KL", ylabel="reward per nat", ylim=0)
+
+    ax = axes["D"]
+    ax.plot(kls, scores, ".", color="0.7", label="pi while it learns, a batch each")
+    ax.plot(policy["kl"], policy["reward"], "C0*", ms=16, label="pi at the end, held out")
+    if results["frontier"]:
+        _, gain, kl, samples = np.array(results["frontier"]).T
+        best = policy["zero_shot_reward"] + gain
+        ax.plot(kl[samples >= 100], best[samples >= 100], "k-", label="optimal policy")
+        few = (samples < 120) & (samples >= 10)      # from where the firm line ends
+        ax.plot(kl[few], best[few], "k:", label="the same, on 10 to 100 samples: too low")
+    ax.set(title="What the distance buys", xlabel="KL(pi, rho), nats per response",
+           ylabel="learned reward r, standard deviations")
+
+    ax = axes["E"]
+    names = {"zero_shot": "pi over\nzero-shot rho",
+             "supervised": "pi over the\nsupervised baseline",
+             "supervised_vs_zero_shot": "supervised over\nzero-shot rho"}
+    wins = results["win_rate"]
+    heights = [100 * wins[name]["mean"] for name in wins]
+    intervals = [196 * wins[name]["stderr"] for name in wins]
+    ax.bar([names[name] for name in wins], heights, yerr=intervals, capsize=6, width=0.5,
+           color="0.75", edgecolor="k")
+    for x, height in enumerate(heights):
+        ax.annotate(f"{height:.0f} %", (x, 4), ha="center")
+    ax.axhline(50, color="k", ls="--", lw=1)
+    ax.set(title="Win rates, with 95 % intervals", ylabel="% of questions", ylim=(0, 100))
+
+    for name in "ABC":
+        axes[name].set_xlabel("episodes")
+    for name in "ABCD":
+        axes[name].legend(frameon=False)
+    for ax in axes.values():
+        ax.spines[["top", "right"]].set_visible(False)
+    miniature = ", in miniature" if results["config"]["quick"] else ""
+    figure.suptitle(f"{results['task']}, seed {results['seed']}{miniature}")
+    figure.savefig(path, dpi=110, format="png")
