@@ -2,7 +2,7 @@
 evaluate.py: how good a run is, held out, beside the best that anybody could do.
 
 Paper: Ziegler et al. 2019, 2.4 and 3.1.2 (win rates by vote), 3.1.1 (the optimal policy).
-In:  rho, r, pi, held-out comparisons and queries     Out: numbers, samples, a table, a picture
+In:  rho, r, pi, held-out comparisons, queries     Out: numbers, samples, table, picture
 
 Letters: B queries, n samples of each, T response tokens, P queries of the optimum.
 
@@ -24,8 +24,7 @@ import stories
 from gpt import (generate, generate_finished, language_model_loss, response_logprobs,
                  train_language_model)
 from ppo import mask_before, response_kl
-from reward import (Comparison, evaluate_reward_model, generate_texts,
-                    score_or_penalty)
+from reward import Comparison, evaluate_reward_model, generate_texts, score_or_penalty
 from text import collate, query_batches, sample_queries
 
 
@@ -42,11 +41,11 @@ def seeded(seed, part):
 
 @torch.no_grad()
 def language_model_losses(rho, train, test):
-    """rho's held-out loss, and that of knowing only how common tokens are, nats per
-    token.
+    """rho's held-out loss, and that of knowing only how common tokens are, in nats.
 
     train, test: windows (N, T + 1)."""
-    losses = [language_model_loss(rho, windows[:, :-1], windows[:, 1:])
+    every = torch.ones_like(test, dtype=torch.bool).to(rho.device)
+    losses = [language_model_loss(rho, windows, every[:len(windows)])
               for windows in test.to(rho.device).split(20)]
     counts = torch.bincount(train.flatten(), minlength=rho.shape["vocab_size"]) + 1.0
     unigram = (counts / counts.sum()).log()                          # (V,)
@@ -57,13 +56,12 @@ def language_model_losses(rho, train, test):
 # --- reward and KL ----------------------------------------------------------------------
 
 def true_reward(task, tokenizer, sampling, comparisons):
-    """The labelers' mean score as a function (query, response) -> (B,), like the learned
-    reward: in standard deviations from its mean over these samples of rho, and -1 without
-    an end."""
+    """A plain function (query, response) -> (B,), like the learned reward: the labelers'
+    mean score, in standard deviations from its mean over these comparisons' samples."""
     score = stories.SCORES[task]
     known = np.array([score(text).mean() for c in comparisons for text in c.samples])
     mean, std = known.mean(), known.std()
-    if std == 0:                                 # another world's text: not one rated word
+    if std == 0:                         # another world's text, without one rated word
         std = 1.0
 
     def reward(query, response):
@@ -80,8 +78,7 @@ def true_reward(task, tokenizer, sampling, comparisons):
 def mean_reward_and_kl(model, rho, rewards, batches, sampling):
     """The mean of each reward, and KL to rho in nats, of one response to each query.
 
-    rewards: functions (query, response) -> (B,). batches: queries (B, Q). -> list,
-    float."""
+    rewards: functions (query, response) -> (B,). batches: queries (B, Q)."""
     T, temperature, truncate = sampling
     scores, kls = [], []
     for query in batches:
@@ -97,12 +94,12 @@ def mean_reward_and_kl(model, rho, rewards, batches, sampling):
 # --- the optimum ------------------------------------------------------------------------
 
 def reweighted(scores, beta):
-    """What the optimal policy pi_opt(y|x) ~ rho(y|x) exp(r(x, y) / beta) reaches (section
-    3.1.1): reward, KL in nats, effective sample size. No policy is trained.
+    """What pi_opt(y|x) ~ rho(y|x) exp(r(x, y) / beta), the optimal policy, reaches (3.1.1):
+    reward, KL in nats, effective sample size. No policy is trained.
 
-    scores (P, n): r of n samples of rho for each of P queries. They are weighted by w ~
-    exp(r / beta); KL = E_w[log(n w)], ESS = 1 / sum w^2, as a mean over queries. Where
-    the ESS is small, reward and KL come out too low: KL cannot exceed log n."""
+    scores (P, n): r of n samples of rho for each of P queries. A sample weighs w ~
+    exp(r / beta); KL = E_w[log(n w)], ESS = 1 / sum w^2; all are means over the queries.
+    Where the ESS is small, reward and KL come out too low: KL is at most log n."""
     log_w = (scores / beta).log_softmax(dim=1)                       # (P, n)
     w = log_w.exp()
     reward = (w * scores).sum(dim=1).mean().item()
@@ -112,15 +109,13 @@ def reweighted(scores, beta):
 
 @torch.no_grad()
 def optimal_frontier(rho, reward, queries, n, sampling):
-    """The best reward at any KL: rows [beta, gain over rho, KL, effective samples], beta
-    falling.
+    """The best reward at any KL: rows [beta, gain over rho, KL, effective samples].
 
-    The gain and not the reward, because r's level differs from query to query. queries
-    (1, Q)."""
+    The gain, not the reward: r's level differs from query to query. queries (1, Q)."""
+    T, temperature, _ = sampling
     scores = []
     for query in queries:
         query = query.to(rho.device).expand(n, -1)
-        T, temperature, _ = sampling
         response, _, _ = generate(rho, query, T, temperature)
         scores.append(reward(query, response))
     scores = torch.stack(scores).cpu().double()                      # (P, n)
@@ -132,8 +127,9 @@ def optimal_frontier(rho, reward, queries, n, sampling):
 
 
 def optimum_at(kl, frontier):
-    """The optimal policy's gain over rho at a KL, and its effective samples; None beyond
-    what was sampled."""
+    """The optimal policy's gain over rho at a KL, and its effective sample size.
+
+    None, None beyond the KL that the samples reach."""
     if not frontier or kl > frontier[-1][2]:
         return None, None
     _, gains, kls, samples = np.array(frontier).T
@@ -143,9 +139,8 @@ def optimum_at(kl, frontier):
 # --- win rates --------------------------------------------------------------------------
 
 def win_rate(task, model, opponent, batches, sampling, tokenizer, rng):
-    """The paper's protocol (2.4): two responses of each in one question; a model wins if
-    the majority of three labelers choose a response of its. -> mean, standard error,
-    n."""
+    """The paper's protocol (2.4): two responses of each in one question. The model wins
+    if most of three labelers choose one of its two."""
     questions = []
     for query in batches:
         ours = generate_texts(model, query, 2, sampling, tokenizer)
@@ -159,20 +154,19 @@ def win_rate(task, model, opponent, batches, sampling, tokenizer, rng):
 
 
 def train_supervised_baseline(rho, comparisons, tokenizer, temperature, lr, progress):
-    """What the labels give without RL: a copy of rho, trained for one epoch to say what
-    the labelers liked best. (The paper has such a baseline for summaries only.)
+    """What labels give without RL: a copy of rho, trained for one epoch on the responses
+    that labelers liked best. (The paper has such a baseline for summaries only.)
 
-    The winners were sampled at a temperature, so it is fitted at that temperature."""
+    They were sampled at a temperature, so the baseline is fitted at that temperature."""
     model = copy.deepcopy(rho)
     winners = [Comparison(c.query, [c.samples[c.best]], 0) for c in comparisons]
     tokens, lengths, _ = collate(winners, tokenizer, rho.shape["block_size"])
-    tokens, lengths = tokens[:, 0], lengths                          # (N, S), (N, 1)
+    tokens = tokens[:, 0]                                        # (N, S); lengths (N, 1)
     response = torch.tensor([[len(tokenizer.encode(c.samples[0]))] for c in winners])
-    position = torch.arange(1, tokens.size(1))
-    in_response = (position >= lengths - response) & (position < lengths)
-    targets = torch.where(in_response, tokens[:, 1:], -100)          # (N, S - 1)
+    position = torch.arange(tokens.size(1))                          # (S,)
+    in_response = (position >= lengths - response) & (position < lengths)    # (N, S)
     batches = progress(torch.randperm(len(tokens)).split(32), each=2)
-    train_language_model(model, tokens[:, :-1], targets, batches, lr, temperature)
+    train_language_model(model, tokens, in_response, batches, lr, temperature)
     return model
 
 
@@ -182,8 +176,7 @@ def train_supervised_baseline(rho, comparisons, tokenizer, temperature, lr, prog
 
 def reward_model_results(cfg, r, tokenizer, held_out):
     """r on held-out comparisons, beside the best that anyone could do against these
-    labelers; and how often two labelers agree. Of a file of labels only the choices are
-    known."""
+    labelers, and how often two of them agree. Given labels tell only the choices."""
     questions = [c.samples for c in held_out]
     if cfg.labels:
         p = np.eye(4)[[c.best for c in held_out]]                    # (n, 4)
@@ -200,8 +193,7 @@ def reward_model_results(cfg, r, tokenizer, held_out):
 
 
 def evaluate(cfg, rho, pi, rewards, queries, sampling, tokenizer, train, progress):
-    """Reward, true reward and KL of pi, beside rho's and the optimum's at pi's KL; win
-    rates.
+    """Rewards and KL of pi, beside rho's and the optimum's at pi's KL; and win rates.
 
     rewards: the learned and the true one. queries {length: (n, length)}. train: the
     comparisons that the supervised baseline learns from."""
@@ -219,9 +211,10 @@ def evaluate(cfg, rho, pi, rewards, queries, sampling, tokenizer, train, progres
     seeded(cfg.seed, "reward of rho")
     (start, true_start), _ = mean_reward_and_kl(rho, rho, rewards, progress(batches),
                                                 sampling)
-    policy = {"kl": kl, "kl_target": cfg.kl_target, "reward": reward, "true_reward": true, "zero_shot_reward": start,
-              "zero_shot_true_reward": true_start, "optimal_reward": None,
-              "optimal_effective_samples": None, "share_of_optimum": None}
+    policy = {"kl": kl, "kl_target": cfg.kl_target, "reward": reward, "true_reward": true,
+              "zero_shot_reward": start, "zero_shot_true_reward": true_start,
+              "optimal_reward": None, "optimal_effective_samples": None,
+              "share_of_optimum": None}
     frontier = []
     if few:
         seeded(cfg.seed, "optimum")
@@ -250,10 +243,9 @@ def evaluate(cfg, rho, pi, rewards, queries, sampling, tokenizer, train, progres
 
 @torch.no_grad()
 def side_by_side(rho, pi, reward, query, sampling, tokenizer):
-    """For each query (B, Q) what rho and pi say, as people are shown it: B texts of three
-    lines.
+    """What rho and pi say to each query (B, Q), as people are shown it: B texts.
 
-    r is the reward of the response, kl its log pi(y|x) - log rho(y|x) in nats."""
+    r is the reward of a response, kl its log pi(y|x) - log rho(y|x) in nats."""
     T, temperature, _ = sampling
     blocks = [[f"query       {tokenizer.decode(ids)}"] for ids in query.tolist()]
     for name, model in (("zero-shot", rho), ("fine-tuned", pi)):
@@ -276,8 +268,8 @@ def samples_text(cfg, rho, pi, reward, queries, sampling, tokenizer):
     for query in batches:
         blocks += side_by_side(rho, pi, reward, query.to(rho.device), sampling, tokenizer)
     order = np.random.default_rng(cfg.seed).permutation(len(blocks))
-    header = ("Nobody chose these. A response without a period where one is wanted was drawn\n"
-              "again, for labelers never see those. r: learned reward; kl: nats.")
+    header = ("Nobody chose these. A response without a period where one is wanted was\n"
+              "drawn again: labelers never see those. r: learned reward; kl: nats.")
     return "\n\n".join([header] + [blocks[i] for i in order]) + "\n"
 
 
@@ -302,7 +294,8 @@ def closing_table(results):
     for name, win in results["win_rate"].items():
         model, _, opponent = name.rpartition("_vs_")
         title = f"{model or 'pi'} over {opponent.replace('_', '-')}"
-        rows.append((title, f"{win['mean']:.1%} +/- {win['stderr']:.1%}", f"of {win['n']}"))
+        mean, stderr = win["mean"], win["stderr"]
+        rows.append((title, f"{mean:.1%} +/- {stderr:.1%}", f"of {win['n']} questions"))
     stages = ", ".join(f"{name} {s:.0f}" for name, s in seconds.items())
     rows.append(("seconds", f"{sum(seconds.values()):.0f}", stages.replace("_", " ")))
     lines = [f"{title:<29}{value:<31}{beside}" for title, value, beside in rows]
@@ -312,8 +305,7 @@ def closing_table(results):
 
 
 def draw_figure(path, results, log):
-    """figure.png: the run's curves from metrics.jsonl, the KL-reward plane, the win
-    rates."""
+    """figure.png: curves from metrics.jsonl, the KL-reward plane, the win rates."""
     figure = Figure(figsize=(12.5, 7), layout="constrained")
     axes = figure.subplot_mosaic("AABBCC\nDDDEEE")
     policy = results["policy"]

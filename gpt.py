@@ -28,8 +28,7 @@ import torch.nn.functional as F
 def attention(q, k, v):
     """softmax(q k^T / sqrt(D)) v, where every token sees itself and the past.
 
-    q (B, H, T, D), k and v (B, H, S, D) -> (B, H, T, D). The T tokens are the last of the
-    S."""
+    q (B, H, T, D), k, v (B, H, S, D) -> (B, H, T, D). The T tokens are the last of S."""
     T, S = q.size(-2), k.size(-2)
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))         # (B, H, T, S)
     future = torch.ones(T, S, dtype=torch.bool, device=q.device).triu(S - T + 1)
@@ -63,8 +62,7 @@ class MLP(nn.Module):
         self.c_proj = nn.Linear(4 * n_embd, n_embd)
 
     def forward(self, x):
-        # GPT-2 was trained with the tanh approximation; the exact GELU gives other
-        # logits.
+        # The tanh approximation of GELU, as GPT-2. The exact one gives other logits.
         return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))
 
 
@@ -96,11 +94,10 @@ class GPT(nn.Module):
         self.init_weights()
 
     def init_weights(self):
-        """GPT-2: N(0, .02), positions N(0, .01), biases 0. What is added to the residual
-        stream is divided by sqrt(2 n_layer), so that its variance does not grow with
-        depth."""
-        # here: below GPT-2's 768 channels all of it times sqrt(768 / C). Otherwise
-        # attention starts almost uniform, and a narrow model is slow to learn to copy.
+        """GPT-2's: N(0, .02), positions N(0, .01), biases 0. What adds to the residual
+        stream is over sqrt(2 n_layer): its variance must not grow with depth."""
+        # here: below 768 channels all of it times sqrt(768 / C). Otherwise attention
+        # starts almost uniform, and a narrow model is slow to learn to copy.
         std = 0.02 * math.sqrt(max(1, 768 / self.shape["n_embd"]))
         for name, p in self.named_parameters():
             if name.endswith("c_proj.weight"):
@@ -141,8 +138,7 @@ class GPT(nn.Module):
 
 
 class KVCache:
-    """The keys and values of all tokens read so far, so that each token is read only
-    once."""
+    """The keys and values of all tokens so far, so that each token is read only once."""
 
     def __init__(self, model, batch_size, max_length):
         shape = model.shape
@@ -153,8 +149,7 @@ class KVCache:
         self.length = 0                                              # tokens read so far
 
     def update(self, layer, k, v):
-        """Store a layer's new k and v (B, H, T, D); return all so far, (B, H, S, D)
-        each."""
+        """Store a layer's new k, v (B, H, T, D); return all so far (B, H, S, D)."""
         end = self.length + k.size(2)
         self.keys[layer, :, :, self.length:end] = k
         self.values[layer, :, :, self.length:end] = v
@@ -167,8 +162,7 @@ def next_token_logprobs(model, h, temperature):
     """log pi(. | what h has read): h (..., C) -> (..., V).
 
     The one place where hidden states become the distribution that is sampled and scored.
-    The paper's rho and pi are distributions at the sampling temperature (2.1), and so are
-    ours."""
+    As in the paper (2.1), rho and pi are distributions at the sampling temperature."""
     return F.log_softmax(model.logits(h, temperature), dim=-1)
 
 
@@ -185,16 +179,15 @@ def sample_next_token(logprobs):
 
 
 def response_positions(a, Q):
-    """The columns that predict the response. Column t predicts token t + 1, so the T
-    response tokens are predicted by columns Q - 1 .. Q + T - 2.
+    """The columns that predict the response: a (B, Q + T, ...) -> (B, T, ...).
 
-    a (B, Q + T, ...) -> (B, T, ...). The off-by-one of the policy lives only here."""
+    Column t predicts token t + 1, so the response, at Q .. Q + T - 1, is predicted by
+    columns Q - 1 .. Q + T - 2. The off-by-one of pi lives only here."""
     return a[:, Q - 1:-1]
 
 
 def response_logprobs(model, query, response, temperature):
-    """log pi(y_t | x, y_<t) of every response token, and the hidden states that predicted
-    them.
+    """log pi(y_t | x, y_<t) of every response token, and the states that predicted them.
 
     query (B, Q), response (B, T) -> (B, T), (B, T, C)."""
     h = model.hidden(torch.cat([query, response], dim=1))            # (B, Q + T, C)
@@ -214,12 +207,10 @@ class Sampling(NamedTuple):
 
 @torch.no_grad()
 def generate(model, query, response_length, temperature):
-    """Sample a response to each query: query (B, Q) -> response (B, T), logprobs (B, T),
-    h (B, T, C).
+    """Sample responses: query (B, Q) -> response (B, T), logprobs (B, T), h (B, T, C).
 
-    logprobs holds log pi(y_t | x, y_<t), and h the states that predicted y_t: PPO needs
-    both, and so spends no second forward pass. All chance comes from
-    torch.manual_seed."""
+    logprobs holds log pi(y_t | x, y_<t), and h the states that predicted y_t, so that PPO
+    needs no second forward pass for them. All chance comes from torch.manual_seed."""
     B, Q = query.shape
     T = response_length
     response = query.new_empty(B, T)
@@ -237,28 +228,31 @@ def generate(model, query, response_length, temperature):
 
 
 def generate_finished(model, query, sampling, max_tries=50):
-    """Responses as people are shown them: drawn again until each ends at a period (paper
-    3.1).
+    """Responses as people are shown them: drawn again until each finds its end (3.1).
 
-    query (B, Q) -> response (B, T), length (B,), finished (B,). After max_tries redraws a
-    response that still finds no end stays whole, as with a policy that has run away."""
+    query (B, Q) -> response (B, T), length (B,), finished (B,). One that never does, as
+    with a policy that has run away, stays whole."""
     T, temperature, truncate = sampling
     response, _, _ = generate(model, query, T, temperature)
     length, finished = truncate(response)
     for _ in range(max_tries):
         if finished.all():
             break
-        response[~finished], _, _ = generate(model, query[~finished], T, temperature)
+        again, _, _ = generate(model, query[~finished], T, temperature)
+        response[~finished] = again
         length, finished = truncate(response)
     return response, length, finished
 
 
 # --- training ---------------------------------------------------------------------------
 
-def language_model_loss(model, tokens, targets, temperature=1.0):
-    """Mean cross-entropy in nats. tokens, targets (B, T); a target of -100 counts for
-    nothing."""
-    logits = model.logits(model.hidden(tokens), temperature)         # (B, T, V)
+def language_model_loss(model, windows, counted, temperature=1.0):
+    """Mean cross-entropy of each token, given those before it, in nats.
+
+    windows (B, T + 1): tokens. counted (B, T + 1): which of them the mean is over; the
+    first never is, for nothing stands before it."""
+    logits = model.logits(model.hidden(windows[:, :-1]), temperature)        # (B, T, V)
+    targets = windows[:, 1:].masked_fill(~counted[:, 1:], -100)              # (B, T)
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
 
 
@@ -280,12 +274,10 @@ def check_finite(value, name, where):
         raise FloatingPointError(f"{where}: the {name} is {value}; try a smaller rate")
 
 
-def train_language_model(model, tokens, targets, batches, lr, temperature=1.0):
-    """Train in place, by AdamW with the gradient clipped at norm 1; return each step's
-    loss.
+def train_language_model(model, windows, counted, batches, lr, temperature=1.0):
+    """Train in place, by AdamW, the gradient clipped at norm 1; return each step's loss.
 
-    tokens, targets (N, T). batches: the rows of each step, a sequence of index
-    tensors."""
+    windows, counted (N, T + 1), as above. batches: a sequence, the rows of each step."""
     matrices = [p for p in model.parameters() if p.dim() == 2]
     vectors = [p for p in model.parameters() if p.dim() != 2]        # biases, gains
     groups = [{"params": matrices, "weight_decay": 0.01},
@@ -294,8 +286,8 @@ def train_language_model(model, tokens, targets, batches, lr, temperature=1.0):
     losses = []
     for step, rows in enumerate(batches):
         set_learning_rate(optimizer, lr * warmup_then_cosine(step, len(batches)))
-        loss = language_model_loss(model, tokens[rows].to(model.device),
-                                   targets[rows].to(model.device), temperature)
+        loss = language_model_loss(model, windows[rows].to(model.device),
+                                   counted[rows].to(model.device), temperature)
         losses.append(loss.item())
         check_finite(loss.item(), "loss", f"language model, step {step + 1}")
         optimizer.zero_grad(set_to_none=True)

@@ -31,7 +31,8 @@ from gpt import generate, response_logprobs
 
 
 class Policy(nn.Module):
-    """pi, and its value function on the same trunk, as in the released code."""
+    """pi, and its value function on the same trunk, as in the released code: the states
+    that predict tokens are at hand, so the value costs no forward pass of its own."""
 
     def __init__(self, rho):
         super().__init__()
@@ -205,8 +206,8 @@ def ppo_update(pi, optimizer, batch, beta, cfg):
         order = torch.randperm(len(batch.query), device=batch.query.device)
         for rows in order.tensor_split(cfg.minibatches):
             minibatch = Rollout(*[field[rows] for field in batch])
-            step = ppo_step(pi, optimizer, minibatch, advantages[rows], returns[rows], cfg)
-            steps.append(step)
+            steps.append(ppo_step(pi, optimizer, minibatch, advantages[rows],
+                                  returns[rows], cfg))
 
     mask = batch.response_mask
     score = batch.score.mean().item()

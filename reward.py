@@ -17,6 +17,7 @@ gradient clipping, which the released code does not have either.
 import copy
 import json
 import math
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,7 +57,8 @@ def parse_comparison(line):
         c = Comparison(fields["query"], samples, fields["best"])
     except (ValueError, TypeError, KeyError, RecursionError) as e:
         raise ValueError(f'not a comparison ({type(e).__name__}: {e}); one is {{"query": '
-                         '..., "sample0": ..., to "sample3": ..., "best": 0 to 3}') from None
+                         '..., "sample0": ..., to "sample3": ..., "best": 0 to 3}'
+                         ) from None
     for text in [c.query, *c.samples]:
         if not isinstance(text, str):
             raise ValueError("the query and the four samples must be texts")
@@ -88,29 +90,27 @@ def read_comparisons(path):
 
 
 def split_comparisons(path):
-    """The comparisons of a file to train on, and the last sixth, held out with its
-    queries."""
+    """A file's comparisons to train on, and the last sixth, held out with its queries."""
     comparisons = read_comparisons(path)
     n_train = len(comparisons) - len(comparisons) // 6
     held_out = comparisons[n_train:]
     held_out_queries = {c.query for c in held_out}
     train = [c for c in comparisons[:n_train] if c.query not in held_out_queries]
     if not train or not held_out:
-        raise UserError(f"{path}: {len(comparisons)} comparisons are too few; a sixth of them "
-                        "is held out, and the rest must ask about other queries")
+        raise UserError(f"{path}: {len(comparisons)} comparisons are too few; a sixth of "
+                        "them is held out, and the rest must ask about other queries")
     return train, held_out
 
 
 # --- what labelers are shown ------------------------------------------------------------
 
 def generate_texts(model, query, n, sampling, tokenizer):
-    """n finished responses to each query, as text: query (B, Q) -> B lists of n
-    strings."""
+    """n finished responses to each query, as text: query (B, Q) -> B lists of n."""
     repeated = query.to(model.device).repeat_interleave(n, dim=0)    # (B n, Q)
     response, length, finished = generate_finished(model, repeated, sampling)
     if not finished.all():
-        print(f"\n{int((~finished).sum())} of {len(finished)} responses found no period, "
-              "in 50 tries, where they should end; they are shown whole")
+        warnings.warn("some responses found no period, in 50 tries, where they should "
+                      "end; they are shown whole")
     texts = [tokenizer.decode(ids[:stop])
              for ids, stop in zip(response.tolist(), length.tolist())]
     return [texts[i:i + n] for i in range(0, len(texts), n)]
@@ -118,8 +118,7 @@ def generate_texts(model, query, n, sampling, tokenizer):
 
 def shuffled_queries(queries, n):
     """n queries in random order, a list of tensors (Q,). Where there are fewer than n,
-    some are asked more than once, and those stand side by side, to be held out
-    together."""
+    some come more than once, side by side, to be held out together."""
     every = [query for group in queries.values() for query in group]
     times, rest = divmod(n, len(every))
     order = torch.randperm(len(every)).tolist()
@@ -157,17 +156,17 @@ def generate_questions(models, queries, n, sampling, tokenizer, progress):
 class RewardModel(nn.Module):
     """r(x, y): rho's trunk with a linear head, read at the last token of the response.
 
-    A gain and a bias normalize it. The gain is trained with the rest, as in the released
-    code; normalize sets both anew. The trunk is r's own, not pi's: see section 4.2 of the
-    paper."""
+    A gain and a bias normalize it; the gain is trained with the rest, as in the released
+    code. The trunk is r's own, not pi's: r has few labels and pi many episodes, so on one
+    trunk r must learn for many epochs to keep up, and overfits (section 4.2)."""
 
     def __init__(self, rho):
         super().__init__()
         self.trunk = copy.deepcopy(rho)
         n_embd = rho.shape["n_embd"]
         self.head = nn.Linear(n_embd, 1, device=rho.device)
-        # Random, and not 0 as the value head is: four equal scores would tell the trunk
-        # nothing in the first step. released code: N(0, 1 / sqrt(d + 1)).
+        # Random, not 0 as the value head: with 0 all scores would be equal, and normalize
+        # would divide by a deviation of 0. released code: N(0, 1 / sqrt(d + 1)).
         nn.init.normal_(self.head.weight, std=1 / math.sqrt(n_embd + 1))
         nn.init.zeros_(self.head.bias)
         self.gain = nn.Parameter(torch.ones((), device=rho.device))
@@ -178,7 +177,8 @@ class RewardModel(nn.Module):
 
         Tokens beyond `lengths` change nothing, for attention only looks back."""
         h = self.trunk.hidden(tokens)                                # (B, S, C)
-        last = h[torch.arange(len(h), device=h.device), lengths - 1]  # (B, C)
+        rows = torch.arange(len(h), device=h.device)
+        last = h[rows, lengths - 1]                                  # (B, C)
         return self.head(last)[:, 0]
 
     def forward(self, tokens, lengths):
@@ -186,11 +186,9 @@ class RewardModel(nn.Module):
 
 
 def best_of_four_loss(r, b):
-    """Eq. 1, negated so that it falls: -log( exp r(x, y_b) / sum_i exp r(x, y_i) ), in
-    nats.
+    """Eq. 1, negated so that it falls: -log( exp r(x, y_b) / sum_i exp r(x, y_i) ).
 
-    r (N, 4), b (N,) -> scalar. Only differences count; four equal scores cost log 4 =
-    1.386."""
+    r (N, 4), b (N,) -> nats. Only differences count; equal scores cost log 4 = 1.386."""
     chosen = r.gather(1, b[:, None])[:, 0]                           # (N,)
     return (r.logsumexp(dim=1) - chosen).mean()
 
@@ -205,11 +203,10 @@ def score_in_batches(score, tokens, lengths, size=512):
 # --- training and normalization ---------------------------------------------------------
 
 def train_reward_model(r, tokens, lengths, best, lr, batches):
-    """Train r in place, by Adam at a rate that falls linearly to 0; return each step's
-    loss.
+    """Train r in place, at a rate that falls linearly to 0; return each step's loss.
 
-    tokens (N, 4, S), lengths (N, 4), best (N,), as `collate` makes them. batches: the
-    rows of each step, a sequence of index tensors. One epoch: a second overfits (4.2)."""
+    tokens (N, 4, S), lengths (N, 4), best (N,), as `collate` makes them. batches: a
+    sequence of the rows of each step. One epoch, as in the paper: a second overfits."""
     device = r.trunk.device
     optimizer = torch.optim.Adam(r.parameters(), eps=1e-5, fused=True)
     losses = []
@@ -228,8 +225,7 @@ def train_reward_model(r, tokens, lengths, best, lr, batches):
 
 
 def samples_of_rho(rho, queries, sampling, n=1024):
-    """What r is normalized on: rho's responses to n queries. -> tokens (n, S), lengths
-    (n,)."""
+    """What r is normalized on: rho's responses to n queries. -> (n, S), lengths (n,)."""
     T, temperature, truncate = sampling
     longest = max(queries)
     rows, lengths = [], []
@@ -237,7 +233,7 @@ def samples_of_rho(rho, queries, sampling, n=1024):
         query = query.to(rho.device)
         response, _, _ = generate(rho, query, T, temperature)
         length, _ = truncate(response)
-        padding = (0, longest - query.size(1))                       # on the right, unread
+        padding = (0, longest - query.size(1))               # on the right, never read
         rows.append(F.pad(torch.cat([query, response], dim=1), padding))
         lengths.append(query.size(1) + length)
     return torch.cat(rows), torch.cat(lengths)
@@ -245,8 +241,7 @@ def samples_of_rho(rho, queries, sampling, n=1024):
 
 @torch.no_grad()
 def normalize(r, tokens, lengths):
-    """Set gain and bias so that r has mean 0 and variance 1 on these samples of rho
-    (section 2).
+    """Section 2: set gain and bias so that r has mean 0 and variance 1 on samples of rho.
 
     Calling it twice on the same samples is a no-op: it measures the head's own output."""
     scores = score_in_batches(r.unnormalized, tokens, lengths)
@@ -271,18 +266,15 @@ def evaluate_reward_model(r, tokens, lengths, p):
 # --- what PPO is given ------------------------------------------------------------------
 
 def score_or_penalty(score, finished, penalty=-1.0):
-    """The released code's rule: a response that finds no end gets -1 in place of its
-    score.
-
-    -1 is one standard deviation below rho's mean. score (B,), finished (B,) -> (B,)."""
+    """Paper 3.1: a response that finds no end gets -1 in place of its score, which is one
+    standard deviation below rho's mean. score (B,), finished (B,) -> (B,)."""
     return torch.where(finished, score, penalty)
 
 
 def learned_reward(r, sampling):
-    """The plain function reward(query, response) -> (B,) that PPO maximizes, from the
-    model r.
+    """The plain function reward(query, response) -> (B,) that PPO maximizes.
 
-    It is given all T tokens of a response, and r is read where the response ends."""
+    It is given all T tokens of a response, and reads r where the response ends."""
     def reward(query, response):
         length, finished = sampling.truncate(response)
         tokens = torch.cat([query, response], dim=1)                 # (B, Q + T)

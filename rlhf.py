@@ -116,8 +116,7 @@ QUICK = dict(n_embd=64, passages=2500, lm_steps=450, lm_lr=1e-2, n_labels=1000,
 # --- the five stages --------------------------------------------------------------------
 
 def pretrain(cfg, passages, progress):
-    """2.1: train rho on most of the passages; cut queries from those that it does not
-    read."""
+    """2.1: train rho on most of the passages; take queries from the rest."""
     parts = split_passages(passages, cfg.share)
     tokenizer = Tokenizer(train_bpe(parts["train"], cfg.vocab_size))
     queries = extract_queries(parts, tokenizer, cfg.query_min, cfg.query_max)
@@ -127,7 +126,8 @@ def pretrain(cfg, passages, progress):
     train = sentence_windows(parts["train"], tokenizer, block_size)          # (N, S + 1)
     test = sentence_windows(parts["evaluation"], tokenizer, block_size)[:2000]
     batches = torch.randint(len(train), (cfg.lm_steps, cfg.lm_batch))
-    train_language_model(rho, train[:, :-1], train[:, 1:], progress(batches), cfg.lm_lr)
+    every = torch.ones_like(train, dtype=torch.bool)
+    train_language_model(rho, train, every, progress(batches), cfg.lm_lr)
     losses = language_model_losses(rho, train, test)
     progress.note = f"loss {losses['loss']:.3f}"
     return rho, tokenizer, queries, losses
@@ -146,9 +146,8 @@ def collect_comparisons(cfg, rho, tokenizer, queries, sampling, progress):
 
 
 def train_reward(cfg, rho, tokenizer, comparisons, queries, sampling, progress):
-    """Eq. 1: r, trained for one epoch, with mean 0 and variance 1 on samples of rho:
-    after training (the paper), and before it, so that training starts at that scale
-    (released code)."""
+    """Eq. 1: r, trained for one epoch. It is normalized on samples of rho after training
+    (paper), and before, so that training starts at that scale (released code)."""
     r = RewardModel(rho)
     samples = samples_of_rho(rho, queries, sampling)
     normalize(r, *samples)
@@ -244,15 +243,15 @@ def run(cfg):
 
 
 def write_results(folder, results, samples):
-    """What a person looks at; and results.json last, for with it the run is whole."""
+    """What a person looks at; results.json last, for with it the run is whole."""
     with reading(folder / "metrics.jsonl"):
         lines = (folder / "metrics.jsonl").read_text().splitlines()
         log = [json.loads(line) for line in lines]
         beta, episodes = log[-1]["beta"], log[-1]["episode"]
     seconds = read_json(folder / "seconds.json")         # not of stages that were given
     results["seconds"] = {name: seconds.get(name, 0.0) for name in STAGES}
-    results["policy"].update(beta=beta, episodes=episodes,
-                             episodes_per_second=episodes / results["seconds"]["policy"])
+    per_second = episodes / max(0.1, results["seconds"]["policy"])
+    results["policy"].update(beta=beta, episodes=episodes, episodes_per_second=per_second)
     with whole_file(folder / "samples.txt") as part:
         part.write_text(samples, "utf-8")
     with whole_file(folder / "figure.png") as part:
@@ -274,10 +273,11 @@ def stage(cfg, name):
     progress = Progress(f"{STAGES.index(name) + 1}/5 {name.replace('_', ' ')}")
     yield progress
     seconds = time.time() - started
-    progress.show(f"{seconds:5.0f} s  {progress.note}\n")
+    progress.show(f"{seconds:5.0f} s  {progress.note}")
+    print()
     path = Path(cfg.out, "seconds.json")
     known = read_json(path) if path.exists() else {}
-    write_json(path, {**known, name: max(0.1, round(seconds, 1))})
+    write_json(path, {**known, name: round(seconds, 1)})
 
 
 class Progress:
@@ -307,8 +307,7 @@ class Progress:
             self.advance(self.each * len(batch))
 
     def advance(self, cost):
-        """So much more is done. A terminal shows how much, and how long the rest
-        takes."""
+        """So much more is done. A terminal shows how much, and the time left."""
         self.done += cost
         now = time.time()
         if sys.stdout.isatty() and now - self.shown > 0.2:
@@ -318,8 +317,7 @@ class Progress:
             self.shown = now
 
     def show(self, text):
-        """Write the line: at a terminal over the last one, and no longer than it is
-        wide."""
+        """Write the line: at a terminal over the last one, no longer than it is wide."""
         line = f"{self.title:<18} {text}"
         if sys.stdout.isatty():
             width = shutil.get_terminal_size().columns - 1
@@ -345,8 +343,8 @@ def run_folder(cfg):
         if (folder / "config.json").exists():
             refuse_other_settings(cfg, folder)
         elif any((folder / name).exists() for name in FILES):
-            raise UserError(f"{folder} holds files of a run but no config.json, so nobody "
-                            "knows of which; give another --out")
+            raise UserError(f"{folder} holds files of a run but no config.json to say of "
+                            "which; give another --out")
         else:
             for given, name in ((cfg.rho, "rho.pt"), (cfg.labels, "labels.jsonl")):
                 if given:                                # a run has its own copies
@@ -361,9 +359,10 @@ def refuse_other_settings(cfg, folder):
     known = read_json(folder / "config.json")
     for name, value in asdict(cfg).items():
         if name not in ("out", "device") and known.get(name) != value:
-            raise UserError(f"{folder} holds a run with --{name} {known.get(name)!r}, not "
-                            f"{value!r}; give another --out, and --rho {folder}/rho.pt "
-                            f"or --labels {folder}/labels.jsonl to start from its parts")
+            raise UserError(
+                f"{folder} holds a run with --{name} {known.get(name)!r}, not {value!r}; "
+                f"give another --out, and --rho {folder}/rho.pt or --labels "
+                f"{folder}/labels.jsonl to start from its parts")
 
 
 @contextmanager
@@ -415,7 +414,7 @@ def load(module, path, key):
 
 def save_rho(path, rho, tokenizer, queries, losses):
     """rho.pt: a model, its shape, its tokens, queries {part: {length: (n, length)}}."""
-    tokens = [token.decode("latin-1") for token in tokenizer.tokens]     # a byte, a letter
+    tokens = [token.decode("latin-1") for token in tokenizer.tokens]   # a letter a byte
     save(path, shape=rho.shape, weights=rho.state_dict(), tokens=tokens, queries=queries,
          losses=losses)
 
@@ -452,8 +451,8 @@ def read_config(argv):
         if f.type is bool:
             parser.add_argument(f"--{f.name}", action="store_true", help=text)
         else:
-            kind = f.type
-            parser.add_argument(f"--{f.name}", type=kind, metavar=kind.__name__, help=text)
+            name = f.type.__name__
+            parser.add_argument(f"--{f.name}", type=f.type, metavar=name, help=text)
     parser.set_defaults(**{f.name: None for f in fields(Config)})
     given = vars(parser.parse_args(argv))
     given = {name: value for name, value in given.items() if value is not None}

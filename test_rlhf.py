@@ -57,7 +57,7 @@ def tokens_of(B, T, V=50):
     return torch.randint(V, (B, T), generator=torch.Generator().manual_seed(1))
 
 
-# --- gpt.py ---------------------------------------------------------------------------------------
+# --- gpt.py -----------------------------------------------------------------------------
 
 def test_attention_by_hand():
     # One head, D = 1. Token 0 sees itself: v0 = 2. Token 1: scores (0, log 3), weights (1/4, 3/4).
@@ -198,7 +198,7 @@ def test_a_loss_that_is_not_finite_stops_training(model):
         list(gpt.fit("language model", model, iter([batch] * 5), 5, lr=1e-3))
 
 
-# --- stories.py -----------------------------------------------------------------------------------
+# --- stories.py -------------------------------------------------------------------------
 
 def passages(n, seed=0):
     rng = random.Random(seed)
@@ -285,7 +285,7 @@ def test_the_three_labelers_of_a_question_are_different_people():
     assert all(len(set(row)) == 3 for row in picks.tolist())
 
 
-# --- reward.py ------------------------------------------------------------------------------------
+# --- reward.py --------------------------------------------------------------------------
 
 def test_best_of_four_loss_by_hand():
     # exp r = (1, 2, 3, 4), b = 3: - log(4 / 10)
@@ -454,7 +454,7 @@ def test_bad_labels_are_refused_with_their_line(tmp_path, line, words):
         files.read_comparisons(path)
 
 
-# --- ppo.py ---------------------------------------------------------------------------------------
+# --- ppo.py -----------------------------------------------------------------------------
 
 def test_eq_2_by_hand():
     # log pi - log rho = (.5, -.2, .1), beta = 2, r = 3: the sum is 3 - 2 (.4) = 2.2.
@@ -745,7 +745,7 @@ def test_reported_total_uses_the_beta_of_its_batch(model):
         assert after["beta"] == pytest.approx(wanted)
 
 
-# --- rlhf.py --------------------------------------------------------------------------------------
+# --- rlhf.py ----------------------------------------------------------------------------
 
 TINY = ("--quick --device cpu --passages 1200 --lm_steps 60 --n_labels 60 --episodes 128 "
         "--batch 64 --evaluations 24 --optimum_queries 4 --optimum_samples 16").split()
@@ -986,7 +986,7 @@ def test_help_explains_every_option(capsys):
     assert all(f"--{f.name} " in said for f in dataclasses.fields(rlhf.Config))
 
 
-# --- the large world: weights, tokens, text, labels, people ---------------------------------------
+# --- the large world: weights, tokens, text, labels, people -----------------------------
 
 def published(model, folder, layout="model.safetensors", prefix=""):
     """The model in a published layout, as others write it: HuggingFace's names, .bin or not."""
@@ -1286,7 +1286,7 @@ def test_memory_by_hand():
     assert gpt.memory(shape, 9, 4, 2, 9) == 4 * (6 * weights + 9 * 6 * 2 * 2 * 8 + 2 * 9 * 2 * 10)
 
 
-# --- text from anywhere ---------------------------------------------------------------------------
+# --- text from anywhere -----------------------------------------------------------------
 
 def test_sentences_end_where_a_reader_would_say_so():
     said = 'Mr. Elliot paid $3.50. "I know," said J. R. Hartley. He left, i.e. fled... Dr. Wu ran.'
@@ -1321,7 +1321,7 @@ def test_a_text_that_cannot_be_used(content, words, tmp_path, capsys):
     assert words in said and said.count("\n") == 1
 
 
-# --- a person at the terminal ---------------------------------------------------------------------
+# --- a person at the terminal -----------------------------------------------------------
 
 QUESTIONS = [(f"Query {i}.", [f"Sample {i} {k}." for k in range(4)]) for i in range(5)]
 
@@ -1518,7 +1518,7 @@ def test_agreement_of_two_people(tmp_path, capsys):
         assert words in said and said.count("\n") == 1
 
 
-# --- figures.py -----------------------------------------------------------------------------------
+# --- figures.py -------------------------------------------------------------------------
 
 PLAN = figures.plan()
 
@@ -1607,7 +1607,7 @@ def test_more_labels_are_better_and_the_true_score_is_best():
         assert numbers["policy.true_reward"] < np.interp(numbers["policy.kl"], kl, optimum)
 
 
-# --- notebooks/ -----------------------------------------------------------------------------------
+# --- notebooks/ -------------------------------------------------------------------------
 
 NOTEBOOKS = sorted((Path(__file__).parent / "notebooks").glob("*.ipynb"))
 

@@ -3,7 +3,7 @@ text.py: from text to tokens and back: BPE, sentences, queries, and where a resp
 
 Papers: Sennrich et al. 2016 (BPE for words); Radford et al. 2019, 2.2 (BPE of bytes);
 Ziegler et al. 2019, 3.1 (queries start and end at a period, responses end at one).
-In:  passages, a list of texts     Out: windows to train on, queries, comparisons as tokens
+In:  passages, a list of texts    Out: windows to train on, queries, comparisons as tokens
 
 Letters: B batch, N windows or comparisons, Q query tokens, T response tokens, S tokens of
 both.
@@ -138,6 +138,8 @@ def sentence_windows(passages, tokenizer, T):
         for start in tokenizer.sentence_bounds(ids):
             if start + T < len(ids):
                 windows.append(ids[start:start + T + 1])
+    if not windows:
+        raise UserError(f"the text is too short: no passage of it has {T + 1} tokens")
     return torch.tensor(windows)
 
 
@@ -162,6 +164,9 @@ def extract_queries(parts, tokenizer, shortest, longest):
                     if len(query) >= shortest and query not in taken:
                         taken.add(query)
                         found[len(query)].append(query)
+        if not found:
+            raise UserError(f"the text is too short: the part for {name} has no whole "
+                            f"sentences of {shortest} to {longest} tokens")
         queries[name] = {length: torch.tensor(found[length]) for length in sorted(found)}
     return queries
 
