@@ -274,31 +274,31 @@ def samples_text(cfg, rho, pi, reward, queries, sampling, tokenizer):
 
 
 def closing_table(results):
-    """The results as a run prints them at its end."""
+    """The results as a run prints them at its end: what, its value, what stands beside it."""
     lm, r, policy = results["language_model"], results["reward_model"], results["policy"]
-    seconds = results["seconds"]
     best = ""
     if r["best_loss"] is not None:
         best = f"best possible {r['best_accuracy']:.3f}, {r['best_loss']:.3f}"
-    optimum = "beyond what was sampled"
+    optimum = "beyond what was sampled", ""
     if policy["optimal_reward"] is not None:
-        optimum = f"{policy['optimal_reward']:+.2f}"
+        samples = policy["optimal_effective_samples"]
+        optimum = f"{policy['optimal_reward']:+.2f}", f"on {samples:.0f} effective samples"
     rows = [
         ("language model", f"loss {lm['loss']:.3f}", f"unigram {lm['unigram_loss']:.3f}"),
         ("reward model", f"accuracy {r['accuracy']:.3f}, loss {r['loss']:.3f}", best),
         ("KL(pi, rho)", f"{policy['kl']:.2f} nats", f"target {policy['kl_target']:g}"),
         ("reward of pi", f"{policy['reward']:+.2f}",
-         f"zero-shot {policy['zero_shot_reward']:+.2f}, optimum at this KL {optimum}"),
+         f"zero-shot {policy['zero_shot_reward']:+.2f}"),
+        ("reward of the optimum", *optimum),
         ("true reward of pi", f"{policy['true_reward']:+.2f}",
          f"zero-shot {policy['zero_shot_true_reward']:+.2f}")]
     for name, win in results["win_rate"].items():
         model, _, opponent = name.rpartition("_vs_")
-        title = f"{model or 'pi'} over {opponent.replace('_', '-')}"
         mean, stderr = win["mean"], win["stderr"]
-        rows.append((title, f"{mean:.1%} +/- {stderr:.1%}", f"of {win['n']} questions"))
-    stages = ", ".join(f"{name} {s:.0f}" for name, s in seconds.items())
-    rows.append(("seconds", f"{sum(seconds.values()):.0f}", stages.replace("_", " ")))
-    lines = [f"{title:<29}{value:<31}{beside}" for title, value, beside in rows]
+        rows.append((f"{model or 'pi'} over {opponent.replace('_', '-')}",
+                     f"{mean:.1%} +/- {stderr:.1%}", f"of {win['n']} questions"))
+    rows.append(("seconds", f"{sum(results['seconds'].values()):.0f}", ""))
+    lines = [f"{title:<27}{value:<28}{beside}".rstrip() for title, value, beside in rows]
     if results["config"]["quick"]:
         lines.insert(0, "A MINIATURE: it shows that everything runs, and is no result.")
     return "\n".join(lines)

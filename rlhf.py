@@ -20,6 +20,7 @@ import math
 import os
 import pickle
 import random
+import re
 import shutil
 import sys
 import time
@@ -61,7 +62,7 @@ def setting(default, help, least=None):
 class Config:
     """Every setting. paper: the 774M runs, style tasks. released: the released code,
     124M."""
-    task: str = setting("sentiment", "what labelers like; or descriptiveness")
+    task: str = setting("sentiment", "sentiment or descriptiveness: what labelers like")
     seed: int = setting(0, "of all chance in the run", least=0)
     out: str = setting("", "folder of the run; out/<task>-seed<seed> if not given")
     device: str = setting("", "cpu, cuda or mps; the best one present if not given")
@@ -444,7 +445,8 @@ def devices():
 
 def read_config(argv):
     """The Config of a command line; --quick changes the settings that are not given."""
-    parser = Parser(prog="rlhf.py", description=__doc__, allow_abbrev=False,
+    parser = Parser(prog="rlhf.py", usage="%(prog)s [options]", description=__doc__,
+                    allow_abbrev=False,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     for f in fields(Config):
         text = f"{f.metadata['help']} (here: {f.default!r})"
@@ -531,16 +533,20 @@ def sample_command(argv):
     room = rho.shape["block_size"] - cfg.response_length
     known = set()                            # words; rho's own text is not kept
     for query in query_batches(queries["policy"], size=1):
-        known.update(tokenizer.decode(query[0].tolist()).split())
+        known.update(re.findall(r"\w+", tokenizer.decode(query[0].tolist())))
 
     torch.manual_seed(options.seed)
     prompts = [options.prompt] if options.prompt is not None else typed_prompts()
     for prompt in prompts:
         ids = tokenizer.encode(prompt)
         if not prompt.strip() or len(ids) > room:
-            print(f"a prompt must have 1 to {room} tokens, and this one has {len(ids)}")
+            complaint = (f"a prompt must have some words and at most {room} tokens; this "
+                         f"one has {len(ids)}")
+            if options.prompt is not None:
+                raise UserError(complaint)
+            print(complaint)
             continue
-        unknown = [word for word in prompt.split() if word not in known]
+        unknown = [word for word in re.findall(r"\w+", prompt) if word not in known]
         if unknown:
             print("warning: rho has hardly read these words:", *unknown)
         query = torch.tensor([ids]).expand(options.n, -1)
@@ -575,4 +581,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")    # for a terminal without a letter
     sys.exit(main())
