@@ -94,8 +94,8 @@ def mean_reward_and_kl(model, rho, rewards, batches, sampling):
 # --- the optimum ------------------------------------------------------------------------
 
 def reweighted(scores, beta):
-    """What pi_opt(y|x) ~ rho(y|x) exp(r(x, y) / beta), the optimal policy, reaches (3.1.1):
-    reward, KL in nats, effective sample size. No policy is trained.
+    """What the optimal policy, pi_opt(y|x) ~ rho(y|x) exp(r(x, y) / beta), reaches: its
+    reward, KL in nats, effective sample size (3.1.1). No policy is trained.
 
     scores (P, n): r of n samples of rho for each of P queries. A sample weighs w ~
     exp(r / beta); KL = E_w[log(n w)], ESS = 1 / sum w^2; all are means over the queries.
@@ -274,7 +274,7 @@ def samples_text(cfg, rho, pi, reward, queries, sampling, tokenizer):
 
 
 def closing_table(results):
-    """The results as a run prints them at its end: what, its value, what stands beside it."""
+    """The results as a run prints them at its end: what, its value, what to compare."""
     lm, r, policy = results["language_model"], results["reward_model"], results["policy"]
     best = ""
     if r["best_loss"] is not None:
@@ -282,7 +282,8 @@ def closing_table(results):
     optimum = "beyond what was sampled", ""
     if policy["optimal_reward"] is not None:
         samples = policy["optimal_effective_samples"]
-        optimum = f"{policy['optimal_reward']:+.2f}", f"on {samples:.0f} effective samples"
+        optimum = (f"{policy['optimal_reward']:+.2f}",
+                   f"on {samples:.0f} effective samples")
     rows = [
         ("language model", f"loss {lm['loss']:.3f}", f"unigram {lm['unigram_loss']:.3f}"),
         ("reward model", f"accuracy {r['accuracy']:.3f}, loss {r['loss']:.3f}", best),
