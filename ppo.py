@@ -61,9 +61,8 @@ def gae(rewards, values, lam):
     """Generalized advantage estimation (Schulman et al. 2016, eq. 16), with gamma = 1.
 
     rewards, values (B, T) -> advantages (B, T):  A_t = delta_t + lam A_{t+1}, where
-    delta_t = reward_t + V_{t+1} - V_t. The episode ends after T, where V and A are 0; and
-    also where the response ends before, because rewards and values are 0 from there
-    on."""
+    delta_t = reward_t + V_{t+1} - V_t. Behind the last token V and A are 0; so they are
+    behind the end of a response, because rewards and values are 0 there."""
     advantages = torch.zeros_like(rewards)
     next_value = torch.zeros_like(rewards[:, 0])                     # (B,)
     next_advantage = torch.zeros_like(rewards[:, 0])                 # (B,)
@@ -98,8 +97,7 @@ def policy_loss(logprobs, old_logprobs, advantages, clip):
 
 def value_loss(values, old_values, returns, clip):
     """Half the squared error of the value, or of the value kept within `clip` of the old
-    one, whichever is worse. All of one shape -> scalar. released code: clip 0.2,
-    absolute."""
+    one, whichever is worse. All of one shape -> scalar."""
     near_old = old_values + (values - old_values).clamp(-clip, clip)
     squared_error = torch.maximum((values - returns) ** 2, (near_old - returns) ** 2)
     return 0.5 * squared_error.mean()
@@ -142,8 +140,7 @@ def mask_before(length, T):
 def response_kl(logprobs, ref_logprobs, response_mask):
     """log pi(y|x) - log rho(y|x), in nats: (B, T) each -> (B,).
 
-    One sample of KL(pi, rho), whose mean it is; a single one, or a small batch, can be
-    negative."""
+    Its mean over y ~ pi is KL(pi, rho). One response, or a small batch, can be below 0."""
     return ((logprobs - ref_logprobs) * response_mask).sum(dim=1)
 
 
@@ -178,8 +175,7 @@ def advantages_and_returns(batch, beta, lam, whiten_rewards=False):
 # --- one update -------------------------------------------------------------------------
 
 def ppo_step(pi, optimizer, batch, advantages, returns, cfg):
-    """One Adam step on the rows of a minibatch; what was measured before it, as
-    numbers."""
+    """One Adam step on a minibatch. Returns what was measured before it, as numbers."""
     mask = batch.response_mask
     query, response, old_logprobs = batch.query, batch.response, batch.logprobs[mask]
     logprobs, h = response_logprobs(pi.trunk, query, response, cfg.temperature)

@@ -53,15 +53,13 @@ except ImportError:                  # Windows, where nothing stops two runs in 
 # --- settings ---------------------------------------------------------------------------
 
 def setting(default, help, least=None):
-    """A field of Config. A number must be at least `least`; where none is given, above
-    0."""
+    """A field of Config. A number must be at least `least`, or else above 0."""
     return field(default=default, metadata={"help": help, "least": least})
 
 
 @dataclass
 class Config:
-    """Every setting. paper: the 774M runs, style tasks. released: the released code,
-    124M."""
+    """Every setting. paper: its 774M runs, style tasks. released: the released code."""
     task: str = setting("sentiment", "sentiment or descriptiveness: what labelers like")
     seed: int = setting(0, "of all chance in the run", least=0)
     out: str = setting("", "folder of the run; out/<task>-seed<seed> if not given")
@@ -94,6 +92,9 @@ class Config:
     batch_size: int = setting(128, "episodes an update; paper: 1024; released: 512")
     epochs: int = setting(4, "passes over a batch; paper and released: 4")
     minibatches: int = setting(1, "Adam steps an epoch; paper and released: 1")
+    # here: a KL target of 3 nats, for the optimum, which is weighted samples of rho, is
+    # known only up to there; and K = 0.1 as in the paper, a step per update. The released
+    # rule, batch / 10,000, would hardly move beta at a batch of 128.
     lr: float = setting(2e-4, "of pi, falls to 0; paper: 1.41e-5; released: 1e-5")
     kl_target: float = setting(3.0, "nats; 0: fixed; paper: 10, 6; released: 6", least=0)
     beta: float = setting(0.3, "first price of a nat, in reward; released: 0.15")

@@ -119,21 +119,19 @@ def passage(rng):
 
 # --- the labelers -----------------------------------------------------------------------
 # A labeler reads the text alone, the good and the broken alike, and not the query. There
-# are ten. For sentiment they are assembled from human ratings: ten people rated each word
-# of the VADER lexicon from -4 to 4, and labeler i gives a word the i-th of its ten
-# ratings. (They are not ten real people: words were rated in batches, by whoever was at
-# hand.)
+# are ten of them. For sentiment they are assembled from human ratings: each word of the
+# VADER lexicon was rated by ten people, from -4 to 4, and labeler i scores it by the i-th
+# rating. So they are not ten real people: the i-th ratings of two words need not be one
+# person's.
 
 def words_and_marks(text):
     return re.findall(r"[a-z']+|[.!?;]", text.lower())
 
 
 def sentiment(text):
-    """Each labeler's score of a text: the sum of that labeler's ratings of its words ->
-    (10,).
+    """Each labeler's score of a text, (10,): the sum of the ratings of its words.
 
-    A negation turns the sign of the next three words of its sentence: "not very
-    happy"."""
+    A negation turns the sign of the next three words of its sentence: "not very happy"."""
     total = np.zeros(10)
     negated = 0                                  # words that are still under a negation
     for word in words_and_marks(text):
@@ -149,16 +147,14 @@ def sentiment(text):
 
 
 def descriptiveness(text):
-    """The number of words from the list DESCRIPTIVE, the same for all ten labelers ->
-    (10,)."""
+    """The number of its words on the list DESCRIPTIVE, the same for all labelers, (10,)."""
     count = sum(word in DESCRIPTIVE for word in words_and_marks(text))
     return np.full(10, float(count))
 
 
-# The scores of a task, and the temperature of the choice (Luce's rule, below). The
-# temperatures were set once, on samples of rho, so that two labelers agree as often as
-# the paper's do on sentiment: 38 % (table 9). The paper has no such number for
-# descriptiveness, which borrows it.
+# The temperatures of the choice (Luce's rule, below) were set once, on samples of rho, so
+# that two labelers agree as often as the paper's do on sentiment: 38 % (table 9). The
+# paper has no such number for descriptiveness, which borrows it.
 SCORES = {"sentiment": sentiment, "descriptiveness": descriptiveness}
 TEMPERATURES = {"sentiment": 6.5, "descriptiveness": 1.25}
 
@@ -175,8 +171,7 @@ def softmax(z):
 
 
 def choice_probabilities(task, questions):
-    """P(labeler i likes option k best), by Luce's rule: P(k) ~ exp(score_k /
-    temperature).
+    """P(labeler i likes option k best), by Luce's rule: ~ exp(score_ik / temperature).
 
     questions: n lists of 4 texts -> (n, 10, 4)."""
     return softmax(scores_of(task, questions) / TEMPERATURES[task])
@@ -190,12 +185,12 @@ def choose(p, rng, people=1):
     labelers = rng.permuted(labelers, axis=1)[:, :people]            # (n, people)
     p = np.take_along_axis(p, labelers[..., None], axis=1)           # (n, people, 4)
     u = rng.random((len(p), people, 1))
+    # How many of the first three cumulative probabilities lie below u: 0, 1, 2 or 3.
     return (u > p.cumsum(axis=-1)[..., :-1]).sum(axis=-1)
 
 
 def agreement(p):
-    """How often two different labelers like the same option best, in expectation. p (n,
-    10, 4)."""
+    """How often two different labelers choose alike, in expectation. p (n, 10, 4)."""
     people = p.shape[1]
     any_two = (p.sum(axis=1) ** 2).sum(axis=-1)                      # (n,) ordered pairs
     with_oneself = (p ** 2).sum(axis=(1, 2))                         # (n,)
@@ -205,10 +200,9 @@ def agreement(p):
 def limits(task, questions):
     """What no reward model can beat on these questions: best_accuracy, best_loss (nats).
 
-    The best accuracy is that of the most likely choice of a labeler drawn at random, and
-    exact. The best loss is that of the labelers' mean score, at the temperature that
-    suits it best; the entropy of the choices, which bounds it from below, is within a
-    thousandth."""
+    The best accuracy, that of always naming the likeliest choice, is exact. The best loss
+    is that of the labelers' mean score at the temperature that suits it best. The entropy
+    of the choices, which bounds it from below, is less than a thousandth below it."""
     p = choice_probabilities(task, questions).mean(axis=1)           # (n, 4)
     mean_scores = scores_of(task, questions).mean(axis=1)            # (n, 4)
     losses = []

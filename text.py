@@ -19,21 +19,18 @@ import torch
 
 
 class UserError(Exception):
-    """Something the user can mend: one sentence that says what is wrong, where, what to
-    do."""
+    """Something the user can mend: one sentence on what is wrong, where, what to do."""
 
 
 # --- byte-pair encoding -----------------------------------------------------------------
 
-# GPT-2's: a word together with the space before it is one piece, and no token crosses
-# pieces.
+# GPT-2's: a word and the space before it are one piece, and no token crosses pieces.
 SPLIT_PATTERN = (r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+"
                  r"|\s+(?!\S)|\s+")
 
 
 def merge_pair(parts, pair):
-    """Make every occurrence of the pair one part: [a, b, c, a, b] by (a, b) is [ab, c,
-    ab]."""
+    """Join every occurrence of the pair: [a, b, c, a, b] and (a, b) give [ab, c, ab]."""
     merged = []
     for part in parts:
         if merged and (merged[-1], part) == pair:
@@ -98,15 +95,13 @@ class Tokenizer:
         return self.encoding.encode_ordinary(" " + text.strip())
 
     def decode(self, ids):
-        """An id without bytes (GPT-2's <|endoftext|>, room left in a vocabulary) shows
-        nothing."""
+        """Ids without bytes (GPT-2's <|endoftext|>, room in a vocabulary) show nothing."""
         known = [int(i) for i in ids if i < len(self.tokens)]
         return self.encoding.decode(known).strip()
 
     def sentence_bounds(self, ids):
         """Where sentences start and end: 0, and behind every period that a space or
-        nothing follows. So neither 3.14 ends a sentence, nor a period before a quotation
-        mark."""
+        nothing follows. So neither 3.14 nor a period before a quotation mark ends one."""
         bounds = [0]
         for i, token in enumerate(ids):
             if token == self.period:
@@ -119,8 +114,7 @@ class Tokenizer:
 # --- what rho learns from, and queries it has not read ----------------------------------
 
 def split_passages(passages, share):
-    """{name: passages}: what rho reads, and three parts of so large a share that it does
-    not."""
+    """{name: passages}: what rho reads, and three parts, a share each, that it does not."""
     n = int(share * len(passages))
     read = len(passages) - 3 * n
     return {"train": passages[:read],
@@ -147,8 +141,7 @@ def extract_queries(parts, tokenizer, shortest, longest):
     """All runs of whole sentences of `shortest` to `longest` tokens, none in two parts.
 
     parts {name: passages} -> {name: {length: (n, length)}}. What an earlier part has is
-    not taken for a later one: with "train" first, rho has read none of the other parts'
-    queries."""
+    not taken for a later one. "train" comes first, so rho has read no other part's."""
     taken = set()
     queries = {}
     for name, passages in parts.items():
@@ -209,11 +202,9 @@ class QuerySampler:
 # --- responses --------------------------------------------------------------------------
 
 def truncate_at_period(response, period, after):
-    """Paper 3.1: a response ends at its first period at or beyond position `after`, from
-    0.
+    """Paper 3.1: a response ends at its first period at position `after` (from 0) or later.
 
-    response (B, T) -> length (B,), finished (B,). One with no such period keeps its
-    length T."""
+    response (B, T) -> length (B,), finished (B,). One without such a period has length T."""
     T = response.size(1)
     position = torch.arange(T, device=response.device)
     ends_here = (response == period) & (position >= after)           # (B, T)
@@ -222,8 +213,7 @@ def truncate_at_period(response, period, after):
 
 
 def collate(comparisons, tokenizer, block_size):
-    """Comparisons as tokens (N, 4, S), padded on the right, with the lengths (N, 4), best
-    (N,).
+    """Comparisons as tokens (N, 4, S), padded on the right; lengths (N, 4); best (N,).
 
     What is longer than the model's block_size loses its beginning."""
     rows = []
