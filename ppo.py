@@ -140,7 +140,7 @@ def mask_before(length, T):
 def response_kl(logprobs, ref_logprobs, response_mask):
     """log pi(y|x) - log rho(y|x), in nats: (B, T) each -> (B,).
 
-    Its mean over y ~ pi is KL(pi, rho). One response, or a small batch, can be below 0."""
+    Its mean over y ~ pi is KL(pi, rho). One response, or one batch, may be below 0."""
     return ((logprobs - ref_logprobs) * response_mask).sum(dim=1)
 
 

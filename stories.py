@@ -131,7 +131,7 @@ def words_and_marks(text):
 def sentiment(text):
     """Each labeler's score of a text, (10,): the sum of the ratings of its words.
 
-    A negation turns the sign of the next three words of its sentence: "not very happy"."""
+    A negation turns the sign of the next three words of a sentence: "not very happy"."""
     total = np.zeros(10)
     negated = 0                                  # words that are still under a negation
     for word in words_and_marks(text):
@@ -147,7 +147,7 @@ def sentiment(text):
 
 
 def descriptiveness(text):
-    """The number of its words on the list DESCRIPTIVE, the same for all labelers, (10,)."""
+    """The number of its words in DESCRIPTIVE, the same for all labelers, (10,)."""
     count = sum(word in DESCRIPTIVE for word in words_and_marks(text))
     return np.full(10, float(count))
 

@@ -95,7 +95,7 @@ class Tokenizer:
         return self.encoding.encode_ordinary(" " + text.strip())
 
     def decode(self, ids):
-        """Ids without bytes (GPT-2's <|endoftext|>, room in a vocabulary) show nothing."""
+        """Ids without bytes (GPT-2's <|endoftext|>, spare room) show nothing."""
         known = [int(i) for i in ids if i < len(self.tokens)]
         return self.encoding.decode(known).strip()
 
@@ -114,7 +114,7 @@ class Tokenizer:
 # --- what rho learns from, and queries it has not read ----------------------------------
 
 def split_passages(passages, share):
-    """{name: passages}: what rho reads, and three parts, a share each, that it does not."""
+    """{name: passages}: what rho reads, and three parts, a share each, that it doesn't."""
     n = int(share * len(passages))
     read = len(passages) - 3 * n
     return {"train": passages[:read],
@@ -202,9 +202,10 @@ class QuerySampler:
 # --- responses --------------------------------------------------------------------------
 
 def truncate_at_period(response, period, after):
-    """Paper 3.1: a response ends at its first period at position `after` (from 0) or later.
+    """Paper 3.1: a response ends at its first period at position `after` or later.
 
-    response (B, T) -> length (B,), finished (B,). One without such a period has length T."""
+    response (B, T) -> length (B,), finished (B,). Without such a period, length is T.
+    Positions count from 0."""
     T = response.size(1)
     position = torch.arange(T, device=response.device)
     ends_here = (response == period) & (position >= after)           # (B, T)
