@@ -9,7 +9,11 @@ Letters: B queries, n samples of each, T response tokens, P queries of the optim
 The "true reward" is what the simulated labelers think of a text: the mean of their
 scores, in standard deviations over samples of rho. r only estimates it.
 
-Omitted: people. Win rates are votes of the simulated labelers, whom pi learned to please.
+`progress` wraps batches of queries, as tqdm would, to say how long an evaluation takes;
+`each` is what one row of a batch costs, in sampled responses.
+
+Omitted: people. Win rates are votes of the simulated labelers, whom pi learned to please
+(with --labels r and pi learned from others, and they are strangers to pi).
 """
 
 import copy
@@ -44,12 +48,14 @@ def language_model_losses(rho, train, test):
     """rho's held-out loss, and that of knowing only how common tokens are, in nats.
 
     train, test: windows (N, T + 1)."""
-    every = torch.ones_like(test, dtype=torch.bool).to(rho.device)
-    losses = [language_model_loss(rho, windows, every[:len(windows)])
-              for windows in test.to(rho.device).split(20)]
+    total = 0.0
+    for windows in test.to(rho.device).split(20):
+        all_tokens = torch.ones_like(windows, dtype=torch.bool)
+        loss = language_model_loss(rho, windows, all_tokens)
+        total += loss.item() * len(windows)
     counts = torch.bincount(train.flatten(), minlength=rho.shape["vocab_size"]) + 1.0
     unigram = (counts / counts.sum()).log()                          # (V,)
-    return {"loss": torch.stack(losses).mean().item(),
+    return {"loss": total / len(test),
             "unigram_loss": -unigram[test[:, 1:]].mean().item()}
 
 
@@ -94,12 +100,13 @@ def mean_reward_and_kl(model, rho, rewards, batches, sampling):
 # --- the optimum ------------------------------------------------------------------------
 
 def reweighted(scores, beta):
-    """What the optimal policy, pi_opt(y|x) ~ rho(y|x) exp(r(x, y) / beta), reaches: its
+    """What the optimal policy, pi_opt(y|x) = rho(y|x) exp(r(x, y) / beta) / Z(x), gets:
     reward, KL in nats, effective sample size (3.1.1). No policy is trained.
 
-    scores (P, n): r of n samples of rho for each of P queries. A sample weighs w ~
-    exp(r / beta); KL = E_w[log(n w)], ESS = 1 / sum w^2; all are means over the queries.
-    Where the ESS is small, reward and KL come out too low: KL is at most log n."""
+    scores (P, n): r of n samples of rho for each of P queries. A sample has the weight
+    w = exp(r / beta) / sum exp(r / beta); KL = E_w[log(n w)], ESS = 1 / sum w^2; all are
+    means over the queries. Where the ESS is small, reward and KL come out too low (KL is
+    at most log n), and a policy's share of the optimum is uncertain."""
     log_w = (scores / beta).log_softmax(dim=1)                       # (P, n)
     w = log_w.exp()
     reward = (w * scores).sum(dim=1).mean().item()
@@ -111,7 +118,8 @@ def reweighted(scores, beta):
 def optimal_frontier(rho, reward, queries, n, sampling):
     """The best reward at any KL: rows [beta, gain over rho, KL, effective samples].
 
-    The gain, not the reward: r's level differs from query to query. queries (1, Q)."""
+    The gain over rho on the same queries, not the reward: r's level differs from query to
+    query, and these few are not those on which pi is measured. queries (1, Q)."""
     T, temperature, _ = sampling
     scores = []
     for query in queries:
@@ -129,8 +137,8 @@ def optimal_frontier(rho, reward, queries, n, sampling):
 def optimum_at(kl, frontier):
     """The optimal policy's gain over rho at a KL, and its effective sample size.
 
-    None, None beyond the KL that the samples reach."""
-    if not frontier or kl > frontier[-1][2]:
+    None, None where the samples do not tell: beyond them, or where nothing is gained."""
+    if not frontier or not frontier[0][2] <= kl <= frontier[-1][2]:
         return None, None
     _, gains, kls, samples = np.array(frontier).T
     return float(np.interp(kl, kls, gains)), float(np.interp(kl, kls, samples))
@@ -171,8 +179,6 @@ def train_supervised_baseline(rho, comparisons, tokenizer, temperature, lr, prog
 
 
 # --- what results.json tells ------------------------------------------------------------
-# `progress` wraps batches of queries, as tqdm would; `each` is what a row of them costs,
-# in sampled responses.
 
 def reward_model_results(cfg, r, tokenizer, held_out):
     """r on held-out comparisons, beside the best that anyone could do against these
@@ -199,12 +205,14 @@ def evaluate(cfg, rho, pi, rewards, queries, sampling, tokenizer, train, progres
     comparisons that the supervised baseline learns from."""
     seeded(cfg.seed, "evaluation queries")
     batches = query_batches(sample_queries(queries, cfg.eval_queries))
-    few = query_batches(sample_queries(queries, cfg.optimum_queries), size=1)
+    single = query_batches(sample_queries(queries, cfg.optimum_queries), size=1)
     n = cfg.optimum_samples
+    # One response to each query by pi and rho, four for a win rate, n for the optimum; to
+    # train the baseline on a comparison takes as long as some two responses.
     n_queries = sum(len(batch) for batch in batches)
-    n_pairs = 3 if cfg.supervised_lr else 1
-    n_winners = len(train) if cfg.supervised_lr else 0
-    progress.total = (2 + 4 * n_pairs) * n_queries + len(few) * n + 2 * n_winners
+    progress.total = 6 * n_queries + n * len(single)
+    if cfg.supervised_lr:
+        progress.total += 8 * n_queries + 2 * len(train)
 
     seeded(cfg.seed, "reward of pi")
     (reward, true), kl = mean_reward_and_kl(pi, rho, rewards, progress(batches), sampling)
@@ -216,9 +224,10 @@ def evaluate(cfg, rho, pi, rewards, queries, sampling, tokenizer, train, progres
               "optimal_reward": None, "optimal_effective_samples": None,
               "share_of_optimum": None}
     frontier = []
-    if few:
+    if single:
         seeded(cfg.seed, "optimum")
-        frontier = optimal_frontier(rho, rewards[0], progress(few, each=n), n, sampling)
+        frontier = optimal_frontier(rho, rewards[0], progress(single, each=n), n,
+                                    sampling)
         gain, samples = optimum_at(kl, frontier)
         if gain is not None:
             policy.update(optimal_reward=start + gain, optimal_effective_samples=samples,
@@ -255,7 +264,7 @@ def side_by_side(rho, pi, reward, query, sampling, tokenizer):
         kl = response_kl(logprobs, ref_logprobs, mask_before(length, T)).tolist()
         score = reward(query, response).tolist()
         for i, ids in enumerate(response.tolist()):
-            text = tokenizer.decode(ids[:length[i]])
+            text = " ".join(tokenizer.decode(ids[:length[i]]).split())   # in one line
             blocks[i].append(f"{name:<11} r {score[i]:+.2f}  kl {kl[i]:4.1f}  {text}")
     return ["\n".join(block) for block in blocks]
 
@@ -279,7 +288,7 @@ def closing_table(results):
     best = ""
     if r["best_loss"] is not None:
         best = f"best possible {r['best_accuracy']:.3f}, {r['best_loss']:.3f}"
-    optimum = "beyond what was sampled", ""
+    optimum = "unknown at this KL", ""
     if policy["optimal_reward"] is not None:
         samples = policy["optimal_effective_samples"]
         optimum = (f"{policy['optimal_reward']:+.2f}",
@@ -287,7 +296,8 @@ def closing_table(results):
     rows = [
         ("language model", f"loss {lm['loss']:.3f}", f"unigram {lm['unigram_loss']:.3f}"),
         ("reward model", f"accuracy {r['accuracy']:.3f}, loss {r['loss']:.3f}", best),
-        ("KL(pi, rho)", f"{policy['kl']:.2f} nats", f"target {policy['kl_target']:g}"),
+        ("KL(pi, rho)", f"{policy['kl']:.2f} nats",
+         f"target {policy['kl_target'] or 'none'}"),
         ("reward of pi", f"{policy['reward']:+.2f}",
          f"zero-shot {policy['zero_shot_reward']:+.2f}"),
         ("reward of the optimum", *optimum),
@@ -329,9 +339,10 @@ def draw_figure(path, results, log):
     if results["frontier"]:
         _, gain, kl, samples = np.array(results["frontier"]).T
         best = policy["zero_shot_reward"] + gain
-        ax.plot(kl[samples >= 100], best[samples >= 100], "k-", label="optimal policy")
-        few = (samples < 120) & (samples >= 10)      # from where the firm line ends
-        ax.plot(kl[few], best[few], "k:", label="the same, on 10 to 100 samples: too low")
+        ax.plot(kl[samples >= 100], best[samples >= 100], "k-",
+                label="optimal policy, on 100 effective samples or more")
+        weak = (samples < 120) & (samples >= 10)     # from where the firm line ends
+        ax.plot(kl[weak], best[weak], "k:", label="the same, on 10 to 100: too low")
     ax.set(title="What the distance buys", xlabel="KL(pi, rho), nats per response",
            ylabel="learned reward r, standard deviations")
 

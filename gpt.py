@@ -32,6 +32,7 @@ def attention(q, k, v):
     T, S = q.size(-2), k.size(-2)
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))         # (B, H, T, S)
     future = torch.ones(T, S, dtype=torch.bool, device=q.device).triu(S - T + 1)
+    # Row t of the last two axes is token S - T + t; the columns behind it are its future.
     weights = scores.masked_fill(future, -math.inf).softmax(dim=-1)  # (B, H, T, S)
     return weights @ v
 
@@ -94,10 +95,11 @@ class GPT(nn.Module):
         self.init_weights()
 
     def init_weights(self):
-        """GPT-2's: N(0, .02), positions N(0, .01), biases 0. What adds to the residual
-        stream is over sqrt(2 n_layer): its variance must not grow with depth."""
-        # here: below 768 channels all of it times sqrt(768 / C). Otherwise attention
-        # starts almost uniform, and a narrow model is slow to learn to copy.
+        """GPT-2's: N(0, .02), positions N(0, .01), biases 0; what adds to the residual
+        stream over sqrt(2 n_layer), so that its variance does not grow with depth."""
+        # here: below 768 channels all deviations are times sqrt(768 / C). Otherwise
+        # attention starts almost uniform, and a narrow model is slow to learn to copy
+        # names from earlier sentences.
         std = 0.02 * math.sqrt(max(1, 768 / self.shape["n_embd"]))
         for name, p in self.named_parameters():
             if name.endswith("c_proj.weight"):
@@ -114,8 +116,8 @@ class GPT(nn.Module):
         return self.wte.weight.device
 
     def hidden(self, tokens, kv_cache=None):
-        """The last hidden states: tokens (B, T) -> (B, T, C). With a cache the tokens
-        continue those that it holds, and are added to them."""
+        """The hidden states after the last layer: tokens (B, T) -> (B, T, C). With a
+        cache, the tokens continue those that it holds, and are added to them."""
         T = tokens.size(1)
         start = 0 if kv_cache is None else kv_cache.length
         block_size = self.shape["block_size"]
@@ -124,7 +126,7 @@ class GPT(nn.Module):
         for block in self.h:
             x = block(x, kv_cache)
         if kv_cache is not None:
-            kv_cache.length += T
+            kv_cache.length += T         # once, for each layer wrote at the same place
         return self.ln_f(x)
 
     def logits(self, h, temperature=1.0):
@@ -200,7 +202,7 @@ def response_logprobs(model, query, response, temperature):
 
 class Sampling(NamedTuple):
     """How responses are drawn, the same for every model in a run."""
-    response_length: int      # T: so many tokens are drawn, always
+    response_length: int      # T: always so many tokens are drawn; truncate ends them
     temperature: float        # divides the logits
     truncate: Callable        # where each ends: (B, T) -> length (B,), finished (B,)
 
@@ -246,13 +248,13 @@ def generate_finished(model, query, sampling, max_tries=50):
 
 # --- training ---------------------------------------------------------------------------
 
-def language_model_loss(model, windows, counted, temperature=1.0):
+def language_model_loss(model, windows, loss_mask, temperature=1.0):
     """Mean cross-entropy of each token, given those before it, in nats.
 
-    windows (B, T + 1): tokens. counted (B, T + 1): which of them the mean is over; the
-    first never is, for nothing stands before it."""
+    windows (B, T + 1): tokens. loss_mask (B, T + 1): True for those that count in the
+    mean; the first never does, for nothing stands before it."""
     logits = model.logits(model.hidden(windows[:, :-1]), temperature)        # (B, T, V)
-    targets = windows[:, 1:].masked_fill(~counted[:, 1:], -100)              # (B, T)
+    targets = windows[:, 1:].masked_fill(~loss_mask[:, 1:], -100)            # (B, T)
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
 
 
@@ -271,13 +273,15 @@ def warmup_then_cosine(step, steps, warmup=0.05):
 def check_finite(value, name, where):
     """Stop at once where training has gone wrong, with a sentence that says where."""
     if not math.isfinite(value):
-        raise FloatingPointError(f"{where}: the {name} is {value}; try a smaller rate")
+        raise FloatingPointError(f"{where}: the {name} is {value}; a smaller learning "
+                                 "rate may help")
 
 
-def train_language_model(model, windows, counted, batches, lr, temperature=1.0):
-    """Train in place, by AdamW, the gradient clipped at norm 1; return each step's loss.
+def train_language_model(model, windows, loss_mask, batches, lr, temperature=1.0):
+    """Train in place; return each step's loss. The paper does not say how: AdamW with
+    these betas, decay and clip at norm 1 is what small GPTs are usually trained with.
 
-    windows, counted (N, T + 1), as above. batches: a sequence, the rows of each step."""
+    windows, loss_mask (N, T + 1), as above. batches: a sequence, the rows of each step."""
     matrices = [p for p in model.parameters() if p.dim() == 2]
     vectors = [p for p in model.parameters() if p.dim() != 2]        # biases, gains
     groups = [{"params": matrices, "weight_decay": 0.01},
@@ -287,7 +291,7 @@ def train_language_model(model, windows, counted, batches, lr, temperature=1.0):
     for step, rows in enumerate(batches):
         set_learning_rate(optimizer, lr * warmup_then_cosine(step, len(batches)))
         loss = language_model_loss(model, windows[rows].to(model.device),
-                                   counted[rows].to(model.device), temperature)
+                                   loss_mask[rows].to(model.device), temperature)
         losses.append(loss.item())
         check_finite(loss.item(), "loss", f"language model, step {step + 1}")
         optimizer.zero_grad(set_to_none=True)

@@ -1,24 +1,21 @@
 """
 ppo.py: proximal policy optimization of a language model, at a price for leaving rho.
 
-Papers: Ziegler et al. 2019, section 2 (eq. 2), 2.2; Schulman et al. 2017 (PPO), 2016
-(GAE).
+Papers: Ziegler et al. 2019, 2 (eq. 2), 2.2; Schulman et al. 2017 (PPO), 2016 (GAE).
 In:  rho, a plain function reward(query, response) -> (B,), queries     Out: a policy pi
 Not here: where the reward comes from (reward.py), the loop over updates (rlhf.py)
 
-Letters: B batch, Q query tokens, T response tokens, N response tokens in a row, C
-channels; beta the price of one nat of KL(pi, rho), in units of reward. Column t of a (B,
-T) belongs to the response token y_t; the value there is V(x, y_<t), given before y_t was
-drawn.
+Letters: B batch, Q query tokens, T response tokens, C channels; N all tokens of a batch
+before the ends of their responses; beta the price of one nat of KL(pi, rho), in units of
+reward. Column t of a (B, T) belongs to the response token y_t. The value there is
+V(x, y_<t), given before y_t was drawn.
 
 Omitted: an entropy bonus (the KL term is one already); gradient clipping (PPO2 clips at
-norm 0.5, the released code does not); the discount (gamma is 1 in the paper and in the
-code).
+norm 0.5, the released code does not); the discount (gamma is 1 in paper and code).
 
 One departure from the released code: the episode ends where the response is truncated.
-What was sampled behind that place enters neither eq. 2, nor GAE, nor the losses. The
-released code pays and trains all 24 tokens, although nobody ever sees those behind the
-period.
+What was sampled behind that place enters neither eq. 2, nor GAE, nor the losses. There,
+all 24 tokens are paid for and trained, although nobody ever sees those behind the period.
 """
 
 import copy
@@ -62,7 +59,10 @@ def gae(rewards, values, lam):
 
     rewards, values (B, T) -> advantages (B, T):  A_t = delta_t + lam A_{t+1}, where
     delta_t = reward_t + V_{t+1} - V_t. Behind the last token V and A are 0; so they are
-    behind the end of a response, because rewards and values are 0 there."""
+    behind the end of a response, because rewards and values are 0 there.
+
+    With lam = 1, A_t is all reward from t on less V_t: right on average, but noisy. With
+    lam = 0 it is one step, delta_t: calm, but right only if V is. 0.95 lies between."""
     advantages = torch.zeros_like(rewards)
     next_value = torch.zeros_like(rewards[:, 0])                     # (B,)
     next_advantage = torch.zeros_like(rewards[:, 0])                 # (B,)
@@ -85,9 +85,10 @@ def policy_loss(logprobs, old_logprobs, advantages, clip):
     """PPO's clipped objective (Schulman et al. 2017, eq. 7), negated, and the share
     clipped.
 
-    All of one shape -> two scalars. It takes the worse of two: the ratio pi / pi_old as
-    it is, and the ratio kept within 1 - clip .. 1 + clip. So nothing is gained by moving
-    a token's probability further than that, and all can be lost."""
+    All of one shape -> two scalars. The loss is the larger of two: with the ratio
+    pi / pi_old as it is, and with it kept within 1 - clip .. 1 + clip. A token whose
+    probability has moved further than that in its advantage's direction has no gradient
+    any more. One that has moved against it keeps its gradient, and is brought back."""
     ratio = torch.exp(logprobs - old_logprobs)
     unclipped = -advantages * ratio
     clipped = -advantages * ratio.clamp(1 - clip, 1 + clip)
@@ -97,7 +98,10 @@ def policy_loss(logprobs, old_logprobs, advantages, clip):
 
 def value_loss(values, old_values, returns, clip):
     """Half the squared error of the value, or of the value kept within `clip` of the old
-    one, whichever is worse. All of one shape -> scalar."""
+    one, whichever is worse. All of one shape -> scalar.
+
+    Where the one kept near is worse there is no gradient: within an update a value moves
+    by about `clip`. The half, with vf_coef on top, is PPO2's convention."""
     near_old = old_values + (values - old_values).clamp(-clip, clip)
     squared_error = torch.maximum((values - returns) ** 2, (near_old - returns) ** 2)
     return 0.5 * squared_error.mean()
@@ -106,7 +110,8 @@ def value_loss(values, old_values, returns, clip):
 class AdaptiveKL:
     """The price of a nat, moved until KL is at its target: section 2.2's controller.
 
-    kl and target in nats per response. With a target of 0, beta stays as it is."""
+    kl: the mean of a batch's response_kl, of the policy that sampled it. target: nats per
+    response; with 0, beta stays. At K = 0.1 it moves by at most 2 % an update."""
 
     def __init__(self, beta, target, K):
         self.beta, self.target, self.K = beta, target, K
@@ -158,12 +163,11 @@ def rollout(pi, rho, reward, query, sampling):
 
 
 def advantages_and_returns(batch, beta, lam, whiten_rewards=False):
-    """What a batch asks of pi, the whitened advantages, and of its values, the returns.
-
-    -> (B, T), (B, T). The sums over a response, so 0 behind its end."""
+    """The whitened advantages, for the policy loss, and the returns, which the values are
+    to meet: advantage (before whitening) + value. (B, T) each, 0 behind the end."""
     mask = batch.response_mask
     rewards = token_rewards(batch.score, batch.logprobs, batch.ref_logprobs, beta, mask)
-    if whiten_rewards:                   # released code: scaled alike, but the mean stays
+    if whiten_rewards:                   # released code: to deviation 1, the mean kept
         mean = rewards[mask].mean()
         rewards[mask] = whiten(rewards[mask]) + mean
     advantages = gae(rewards, batch.values, lam)
@@ -175,7 +179,7 @@ def advantages_and_returns(batch, beta, lam, whiten_rewards=False):
 # --- one update -------------------------------------------------------------------------
 
 def ppo_step(pi, optimizer, batch, advantages, returns, cfg):
-    """One Adam step on a minibatch. Returns what was measured before it, as numbers."""
+    """One Adam step on a minibatch. Returns losses and the like, measured before it."""
     mask = batch.response_mask
     query, response, old_logprobs = batch.query, batch.response, batch.logprobs[mask]
     logprobs, h = response_logprobs(pi.trunk, query, response, cfg.temperature)

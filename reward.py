@@ -118,7 +118,8 @@ def generate_texts(model, query, n, sampling, tokenizer):
 
 def shuffled_queries(queries, n):
     """n queries in random order, a list of tensors (Q,). Where there are fewer than n,
-    some come more than once, side by side, to be held out together."""
+    some are asked more than once, in neighboring places: split_comparisons holds out the
+    end of a file, and trains on no query that is asked there too."""
     every = [query for group in queries.values() for query in group]
     times, rest = divmod(n, len(every))
     order = torch.randperm(len(every)).tolist()
@@ -225,7 +226,9 @@ def train_reward_model(r, tokens, lengths, best, lr, batches):
 
 
 def samples_of_rho(rho, queries, sampling, n=1024):
-    """What r is normalized on: rho's responses to n queries. -> (n, S), lengths (n,)."""
+    """What r is normalized on: rho's responses to n queries. -> (n, S), lengths (n,).
+
+    A response that finds no end is read at its last token (released code: all are)."""
     T, temperature, truncate = sampling
     longest = max(queries)
     rows, lengths = [], []
@@ -253,8 +256,8 @@ def normalize(r, tokens, lengths):
 def evaluate_reward_model(r, tokens, lengths, p):
     """Accuracy and loss of r on comparisons, as `collate` makes them, that it never saw.
 
-    p (N, 4): how likely each option is chosen; 1 for the choice made where only that is
-    known. accuracy: how often r's favorite is chosen. loss: eq. 1, in nats."""
+    p (N, 4): the probability that each option is chosen; where only the choice is known,
+    1 for it. accuracy: how often r's favorite is chosen. loss: eq. 1, in nats."""
     device = r.trunk.device
     tokens, lengths, p = tokens.to(device), lengths.to(device), p.to(device)
     scores = score_in_batches(r, tokens.flatten(0, 1), lengths.flatten()).view(-1, 4)

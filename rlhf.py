@@ -11,7 +11,7 @@ stylistic continuation, the tasks of section 3.1, by the steps of section 2.
 
 A run leaves rho.pt, labels.jsonl, reward.pt, policy.pt, metrics.jsonl, samples.txt,
 figure.png and results.json in its folder, out/<task>-seed<seed>. After a stop, the same
-command goes on: a stage whose file is there is not run again.
+command goes on with the stage that was cut off; those that are done are kept.
 """
 
 import argparse
@@ -61,15 +61,15 @@ def setting(default, help, least=None):
 class Config:
     """Every setting. paper: its 774M runs, style tasks. released: the released code."""
     task: str = setting("sentiment", "sentiment or descriptiveness: what labelers like")
-    seed: int = setting(0, "of all chance in the run", least=0)
+    seed: int = setting(0, "seed of all randomness", least=0)
     out: str = setting("", "folder of the run; out/<task>-seed<seed> if not given")
     device: str = setting("", "cpu, cuda or mps; the best one present if not given")
     quick: bool = setting(False, "every stage in miniature")
     rho: str = setting("", "a rho.pt to start from, instead of training one")
-    labels: str = setting("", "a labels.jsonl to learn r from, not simulated labelers")
+    labels: str = setting("", "a labels.jsonl to learn r from; others still evaluate")
 
     passages: int = setting(20000, "stories to write")
-    share: float = setting(0.1, "of the stories, each for labels, pi and evaluation")
+    share: float = setting(0.1, "of the stories, for each of: labels, pi, evaluation")
     vocab_size: int = setting(1536, "tokens of the BPE; paper: 50,257", least=257)
     n_layer: int = setting(2, "blocks of the model; paper: 36; released: 12")
     n_head: int = setting(4, "attention heads; paper: 20; released: 12")
@@ -84,7 +84,7 @@ class Config:
     truncate_after: int = setting(16, "y ends at a period from here; paper: 16", least=0)
     temperature: float = setting(0.7, "divides the logits; paper and released: 0.7")
 
-    n_labels: int = setting(12000, "for r; paper: 5,000 on; released: 4,992", least=5)
+    n_labels: int = setting(12000, "at most; paper: 5,000 on; released: 4,992", least=5)
     reward_lr: float = setting(1e-3, "falls to 0; paper: 1.77e-5; released: 5e-5")
     reward_batch: int = setting(8, "comparisons a step; paper: 8; released: 32")
 
@@ -92,15 +92,15 @@ class Config:
     batch_size: int = setting(128, "episodes an update; paper: 1024; released: 512")
     epochs: int = setting(4, "passes over a batch; paper and released: 4")
     minibatches: int = setting(1, "Adam steps an epoch; paper and released: 1")
+    lr: float = setting(2e-4, "of pi, falls to 0; paper: 1.41e-5; released: 1e-5")
     # here: a KL target of 3 nats, for the optimum, which is weighted samples of rho, is
     # known only up to there; and K = 0.1 as in the paper, a step per update. The released
     # rule, batch / 10,000, would hardly move beta at a batch of 128.
-    lr: float = setting(2e-4, "of pi, falls to 0; paper: 1.41e-5; released: 1e-5")
     kl_target: float = setting(3.0, "nats; 0: fixed; paper: 10, 6; released: 6", least=0)
-    beta: float = setting(0.3, "first price of a nat, in reward; released: 0.15")
+    beta: float = setting(0.3, "first price of a nat, in reward; released: 0.15", least=0)
     K: float = setting(0.1, "step of beta; paper: 0.1; released: 0.051", least=0)
     clip: float = setting(0.2, "of ratio and value; PPO2 and released: 0.2")
-    lam: float = setting(0.95, "GAE's lambda; PPO2 and released: 0.95")
+    lam: float = setting(0.95, "GAE's lambda; PPO2 and released: 0.95", least=0)
     vf_coef: float = setting(0.5, "of the value loss; PPO2: 0.5; released: 0.1", least=0)
     whiten_rewards: bool = setting(False, "scale rewards to deviation 1; released: yes")
 
@@ -128,8 +128,8 @@ def pretrain(cfg, passages, progress):
     train = sentence_windows(parts["train"], tokenizer, block_size)          # (N, S + 1)
     test = sentence_windows(parts["evaluation"], tokenizer, block_size)[:2000]
     batches = torch.randint(len(train), (cfg.lm_steps, cfg.lm_batch))
-    every = torch.ones_like(train, dtype=torch.bool)
-    train_language_model(rho, train, every, progress(batches), cfg.lm_lr)
+    all_tokens = torch.ones_like(train, dtype=torch.bool)
+    train_language_model(rho, train, all_tokens, progress(batches), cfg.lm_lr)
     losses = language_model_losses(rho, train, test)
     progress.note = f"loss {losses['loss']:.3f}"
     return rho, tokenizer, queries, losses
@@ -138,7 +138,7 @@ def pretrain(cfg, passages, progress):
 def collect_comparisons(cfg, rho, tokenizer, queries, sampling, progress):
     """2.4: ask simulated labelers which of four samples of rho is best: n_labels times to
     train r, and a fifth as often again, about other queries, to see how good it is."""
-    rng = seeded(cfg.seed, "labels")
+    rng = seeded(cfg.seed, "labels")                     # of the labelers' choices
     n = cfg.n_labels + cfg.n_labels // 5
     questions = generate_questions([rho], queries, n, sampling, tokenizer, progress)
     p = stories.choice_probabilities(cfg.task, [samples for _, samples in questions])
@@ -210,7 +210,7 @@ def run(cfg):
             with whole_file(folder / "labels.jsonl") as part:
                 write_comparisons(part, comparisons)
     train, held_out = split_comparisons(folder / "labels.jsonl")
-    train = train[:cfg.n_labels]
+    train = train[:cfg.n_labels]             # of given labels too: fewer, to compare with
 
     if not (folder / "reward.pt").exists():
         with stage(cfg, "reward_model") as progress:
@@ -332,7 +332,7 @@ class Progress:
 @contextmanager
 def run_folder(cfg):
     """Make the folder of a run, or go on in the one that is there: if it was made by
-    these settings, and no other process is at work in it. Nothing is overwritten."""
+    these settings, and no other process is at work in it. What is done stays."""
     folder = Path(cfg.out)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as lock:             # released when the process ends
@@ -575,7 +575,8 @@ def main(argv=None):
                 run(cfg)
         return 0
     except KeyboardInterrupt:
-        print("\nrlhf.py: stopped; the same command goes on", file=sys.stderr)
+        print("\nrlhf.py: stopped; the same command goes on after the last finished "
+              "stage", file=sys.stderr)
     except (UserError, FloatingPointError, OSError) as e:
         print(f"rlhf.py: {e}", file=sys.stderr)
     return 2

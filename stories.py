@@ -69,17 +69,21 @@ class Scene:
         """The person's name, or None where a pronoun does."""
         if person not in self.introduced:
             self.introduced.append(person)
-            # Only the first person has a trade. rho rarely sees where the second one's
-            # would have been told, and so gave people two.
+            # Only the first person has a trade. The second one comes in later, so the
+            # sentence that tells the trade is often outside rho's window; rho, trained on
+            # that, gave people a second trade.
             first = len(self.introduced) == 1
             return f"{person.name} the {self.word('role')}" if first else person.name
-        # Names are common, pronouns few: to copy a name is what a small model is slowest
-        # to learn, and it learns it within a minute only where there is much to copy.
+        # Names are repeated often, and pronouns are rare: a small model is slow to learn
+        # to copy a name, and needs many examples.
         chance = 0.35 if person is self.topic else 0.1
         return None if self.rng.random() < chance else person.name
 
     def sentence(self, frame, subject, other):
-        """The frame filled in, with a capital in front and a period behind."""
+        """The frame filled in, with a capital in front and a period behind.
+
+        {N} {m} {M} are the subject, {O} {o} the other person, by name or pronoun; {nm}
+        {ns} {om} {os} are always pronouns, him and his of the two."""
         self.slots.update(nm=subject.him, ns=subject.his, om=other.him, os=other.his)
         if re.search("{[NmM]}", frame):
             name = self.mention(subject)
@@ -171,9 +175,8 @@ def softmax(z):
 
 
 def choice_probabilities(task, questions):
-    """P(labeler i likes option k best), by Luce's rule: ~ exp(score_ik / temperature).
-
-    questions: n lists of 4 texts -> (n, 10, 4)."""
+    """P(labeler i likes option k best), by Luce's rule: exp(score_ik / temperature) over
+    the sum of that of all four. questions: n lists of 4 texts -> (n, 10, 4)."""
     return softmax(scores_of(task, questions) / TEMPERATURES[task])
 
 
@@ -198,11 +201,12 @@ def agreement(p):
 
 
 def limits(task, questions):
-    """What no reward model can beat on these questions: best_accuracy, best_loss (nats).
+    """The best that a reward model can do on these questions.
 
-    The best accuracy, that of always naming the likeliest choice, is exact. The best loss
-    is that of the labelers' mean score at the temperature that suits it best. The entropy
-    of the choices, which bounds it from below, is less than a thousandth below it."""
+    best_accuracy: of always naming the option that a labeler, drawn at random, most
+    likely chooses. No model is right more often. best_loss (nats): of the labelers' mean
+    score, at the temperature that suits it best. The strict bound is the entropy of the
+    choices, on samples of rho less than .001 below it."""
     p = choice_probabilities(task, questions).mean(axis=1)           # (n, 4)
     mean_scores = scores_of(task, questions).mean(axis=1)            # (n, 4)
     losses = []

@@ -8,7 +8,8 @@ In:  passages, a list of texts    Out: windows to train on, queries, comparisons
 Letters: B batch, N windows or comparisons, Q query tokens, T response tokens, S tokens of
 both.
 
-Omitted: a token for the end of a text. Nothing is sampled or scored beyond its passage.
+Omitted: a token for the end of a text. rho learns from windows that lie within one
+passage, and a query with its response is no longer than a window.
 """
 
 from collections import Counter, defaultdict
@@ -62,6 +63,7 @@ def train_bpe(passages, vocab_size):
     tokens = [bytes([b]) for b in range(256)]
     known = set(tokens)
     while len(tokens) < vocab_size and pair_counts.total() > 0:
+        # Of equally common pairs the last in the alphabet, so that machines agree.
         best = max(pair_counts, key=lambda pair: (pair_counts[pair], pair))
         token = best[0] + best[1]
         if token not in known:               # two pairs may make the same bytes
@@ -75,7 +77,7 @@ def train_bpe(passages, vocab_size):
                 pair_counts[pair] += piece_counts[i]
                 pieces_with[pair].add(i)
             pieces[i] = after
-        del pair_counts[best]
+        del pair_counts[best]                # it is in no piece any more
     return tokens
 
 
@@ -114,7 +116,8 @@ class Tokenizer:
 # --- what rho learns from, and queries it has not read ----------------------------------
 
 def split_passages(passages, share):
-    """{name: passages}: what rho reads, and three parts, a share each, that it doesn't."""
+    """{name: passages}: those that rho reads, and three parts that it does not, each
+    `share` of all. Their order matters to extract_queries."""
     n = int(share * len(passages))
     read = len(passages) - 3 * n
     return {"train": passages[:read],
@@ -140,9 +143,10 @@ def sentence_windows(passages, tokenizer, T):
 def extract_queries(parts, tokenizer, shortest, longest):
     """All runs of whole sentences of `shortest` to `longest` tokens, none in two parts.
 
-    parts {name: passages} -> {name: {length: (n, length)}}. What an earlier part has is
-    not taken for a later one. "train" comes first, so rho has read no other part's."""
-    taken = set()
+    parts {name: passages} -> {name: {length: (n, length)}}. A run that an earlier part
+    has is left out of the later ones. "train" comes first, so rho has read none of the
+    other parts' queries."""
+    seen = set()
     queries = {}
     for name, passages in parts.items():
         found = defaultdict(list)                          # by length
@@ -154,8 +158,8 @@ def extract_queries(parts, tokenizer, shortest, longest):
                     if end - start > longest:
                         break
                     query = tuple(ids[start:end])
-                    if len(query) >= shortest and query not in taken:
-                        taken.add(query)
+                    if len(query) >= shortest and query not in seen:
+                        seen.add(query)
                         found[len(query)].append(query)
         if not found:
             raise UserError(f"the text is too short: the part for {name} has no whole "

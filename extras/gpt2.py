@@ -1,0 +1,619 @@
+"""
+gpt2.py: GPT-2's published weights and tokens, in and out; your own text; OpenAI's labels.
+
+Papers: Radford et al. 2019 (GPT-2); Ziegler et al. 2019, 2.1 (rho) and 2.4 (the labels).
+In:  published weights, a text, OpenAI's labels, a finished run
+Out: a rho.pt and a labels.jsonl for rlhf.py; folders that other readers of GPT-2 open
+
+    python -m extras.gpt2 rho --weights gpt2 --text books --out out/gpt2.pt
+    python -m extras.gpt2 labels sentiment --to out/released.jsonl
+    python -m extras.gpt2 export out/sentiment-seed0
+
+The first one ends with the whole command to go on with; add --labels to it for the second
+one's. Here `path` is a Path, and `folder` the Path of a folder.
+
+Omitted: pickled objects. Weights are read with weights_only=True, which builds tensors
+alone.
+"""
+
+import argparse
+import http.client
+import json
+import math
+import random
+import re
+import shlex
+import sys
+from dataclasses import fields, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import NamedTuple
+
+import tiktoken
+import torch
+
+import stories
+from evaluate import language_model_losses, seeded
+from gpt import GPT, train_language_model
+from ppo import Policy
+from reward import RewardModel, parse_comparison, write_comparisons
+from rlhf import (Config, Parser, Progress, check, devices, load, load_rho, reading,
+                  save_rho, whole_file, write_json)
+from text import (Tokenizer, UserError, extract_queries, sentence_windows, split_passages,
+                  train_bpe)
+
+WEIGHTS = "https://huggingface.co/openai-community/{}/resolve/main/model.safetensors"
+LABELS = ("https://openaipublic.blob.core.windows.net/lm-human-preferences/labels/{}/"
+          "offline_5k.json")
+GPT2 = ["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"]
+GPT2_VOCAB_SIZE = 50257                          # with <|endoftext|>, the last
+
+# released code: what it trains GPT-2 with. supervised_lr, and 32 for the shortest query:
+# here.
+RELEASED_QUERIES = dict(query_min=32, query_max=64)
+RELEASED = dict(n_labels=4992, reward_lr=5e-5, reward_batch=32, episodes=1000000,
+                batch_size=512, lr=1e-5, K=0.0512, kl_target=6.0, beta=0.15, vf_coef=0.1,
+                whiten_rewards=True, supervised_lr=1e-4)
+
+
+# --- what is downloaded -----------------------------------------------------------------
+
+def download(url, read):
+    """The path of a copy of the file, made once, in torch's hub cache. read(path) raises
+    UserError where what came is not whole: then no copy is kept."""
+    path = Path(torch.hub.get_dir(), *url.split("/")[3:])
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    print(f"downloading {url}")
+    try:
+        with whole_file(path) as part:
+            try:
+                torch.hub.download_url_to_file(url, str(part))
+                read(part)
+            except BaseException:                # Ctrl-C too: no half file stays behind
+                part.unlink(missing_ok=True)
+                raise
+    except (OSError, http.client.HTTPException, ValueError, UserError) as e:
+        raise UserError(f"{url} cannot be downloaded ({e}); fetch it by other means and "
+                        "give the path of the file") from None
+    return path
+
+
+# --- safetensors: 8 bytes, a JSON header, the tensors' bytes ----------------------------
+
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+          "U8": torch.uint8, "BOOL": torch.bool}
+
+
+class Entry(NamedTuple):
+    """What the header says of a tensor; start and end count from the header's end."""
+    dtype: torch.dtype
+    shape: list
+    start: int
+    end: int
+
+
+def read_header(file, path):
+    """{name: Entry} of an open file, which is left where the tensors start."""
+    size = path.stat().st_size
+    n = int.from_bytes(file.read(8), "little")
+    if size < 8 or 8 + n > size:
+        raise UserError(f"{path}: {size} bytes, but the header alone should have {n}; "
+                        "the file is cut short or not safetensors")
+    entries = {}
+    try:
+        header = json.loads(file.read(n))
+        for name, entry in header.items():
+            if name != "__metadata__":
+                dtype = DTYPES[entry["dtype"]]
+                shape = [int(d) for d in entry["shape"]]
+                start, end = entry["data_offsets"]
+                entries[name] = Entry(dtype, shape, int(start), int(end))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
+        raise UserError(f"{path}: not a header of safetensors ({type(e).__name__}: {e})"
+                        ) from None
+    return entries
+
+
+def read_safetensors(path):
+    """{name: tensor}, every tensor inside the file and as long as its shape says."""
+    tensors = {}
+    with open(path, "rb") as file:
+        entries = read_header(file, path)
+        first = file.tell()
+        room = path.stat().st_size - first
+        for name, (dtype, shape, start, end) in entries.items():
+            if not 0 <= start <= end <= room:
+                raise UserError(f"{path}: {name} should lie at {start} to {end}, but the "
+                                f"file has {room} bytes of tensors; it is cut short or "
+                                "damaged")
+            size = math.prod(shape) * dtype.itemsize
+            if min(shape, default=1) < 0 or size != end - start:
+                raise UserError(f"{path}: {name} has {end - start} bytes, which is not "
+                                f"{shape} of {dtype}")
+            if start == end:                     # frombuffer takes no empty buffer
+                tensors[name] = torch.empty(shape, dtype=dtype)
+            else:
+                file.seek(first + start)
+                data = bytearray(file.read(end - start))
+                tensors[name] = torch.frombuffer(data, dtype=dtype).reshape(shape)
+    return tensors
+
+
+def write_safetensors(path, tensors):
+    """The same layout, in float32."""
+    header = {"__metadata__": {"format": "pt"}}
+    start = 0
+    for name, tensor in tensors.items():
+        end = start + 4 * tensor.numel()
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape),
+                        "data_offsets": [start, end]}
+        start = end
+    data = json.dumps(header).encode()
+    data += b" " * (-len(data) % 8)              # tensors start at a multiple of 8
+    with whole_file(path) as part, open(part, "wb") as file:
+        file.write(len(data).to_bytes(8, "little") + data)
+        for tensor in tensors.values():
+            file.write(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+
+
+# --- GPT-2's weights --------------------------------------------------------------------
+
+# The published matrices are (in, out), torch's are (out, in).
+TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+BUFFERS = (".attn.bias", ".attn.masked_bias")    # causal masks, in old checkpoints
+ALLOWED = {"model_type": ["gpt2"], "layer_norm_epsilon": [1e-5],
+           "activation_function": ["gelu_new", "gelu_pytorch_tanh"],
+           "scale_attn_weights": [True], "scale_attn_by_inverse_layer_idx": [False]}
+
+
+def weights_file(name_or_path):
+    """The file of weights that a name of GPT-2's (downloaded once), a folder or a path
+    means."""
+    path = Path(name_or_path)
+    if name_or_path in GPT2 and not path.exists():
+        return download(WEIGHTS.format(name_or_path), read_safetensors)
+    if not path.is_dir():
+        return path
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (path / name).exists():
+            return path / name
+    raise UserError(f"{path}: no model.safetensors or pytorch_model.bin in this folder")
+
+
+def read_weights(path):
+    """{GPT-2's name: float32 tensor} of a file in either published layout."""
+    if path.suffix == ".safetensors":
+        saved = read_safetensors(path)
+    else:
+        with reading(path):
+            saved = dict(torch.load(path, weights_only=True, map_location="cpu"))
+    with reading(path):
+        tensors = {name.removeprefix("transformer."): tensor.float()
+                   for name, tensor in saved.items() if not name.endswith(BUFFERS)}
+        for name, tensor in tensors.items():
+            if not tensor.numel() or not tensor.isfinite().all():
+                raise ValueError(f"{name} is empty or not finite")
+    return tensors
+
+
+def read_gpt2(path):
+    """A GPT with published weights. Its shape is that of the tensors; the heads are
+    config.json's, or have 64 channels each where there is none."""
+    config = {}
+    beside = path.parent / "config.json"
+    if beside.exists():
+        with reading(beside):
+            config = dict(json.loads(beside.read_text("utf-8-sig")))
+    weights = read_weights(path)
+    with reading(path):
+        vocab_size, n_embd = weights["wte.weight"].shape
+        block_size = len(weights["wpe.weight"])
+    n_layer = len({name.split(".")[1] for name in weights if name.startswith("h.")})
+    n_head = config.get("n_head", max(1, n_embd // 64))
+
+    odd = [name for name, values in ALLOWED.items()
+           if config.get(name, values[0]) not in values]
+    output_layer = weights.pop("lm_head.weight", weights["wte.weight"])
+    if not output_layer.equal(weights["wte.weight"]):
+        odd.append("lm_head: it is not the embedding")
+    if type(n_head) is not int or n_head < 1 or n_embd % n_head:
+        odd.append(f"{n_head!r} heads")
+    if odd:
+        raise UserError(f"{path}: not a GPT-2 ({', '.join(odd)})")
+
+    for name in weights:
+        if name.endswith(TRANSPOSED):
+            weights[name] = weights[name].T.contiguous()
+    with torch.device("meta"):                   # no time for initial values
+        model = GPT(vocab_size, block_size, n_layer, n_head, n_embd)
+    try:
+        model.load_state_dict(weights, assign=True)
+    except RuntimeError as e:
+        reason = str(e).splitlines()[1].strip()
+        raise UserError(f"{path}: not a GPT-2: {reason}") from None
+    return model
+
+
+def write_gpt2(folder, model, tokenizer):
+    """Weights, shape and tokens: what opens GPT-2's folder opens this one."""
+    folder.mkdir(parents=True)
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        tensors[name] = tensor.T if name.endswith(TRANSPOSED) else tensor
+    write_safetensors(folder / "model.safetensors", tensors)
+    shape = dict(model.shape)
+    shape["n_positions"] = shape.pop("block_size")
+    # Without the zeros others would train it with dropout .1; there is no token that ends
+    # a text.
+    write_json(folder / "config.json", {
+        "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", **shape,
+        "layer_norm_epsilon": 1e-5, "activation_function": "gelu_new", "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0, "attn_pdrop": 0.0, "eos_token_id": None})
+    write_tokenizer(folder, tokenizer)
+
+
+# --- GPT-2's tokens ---------------------------------------------------------------------
+
+@cache
+def gpt2_tokenizer():
+    """GPT-2's own tokens, from tiktoken. <|endoftext|>, 50256, is none of them."""
+    try:
+        encoding = tiktoken.get_encoding("gpt2")
+    except Exception as e:       # of requests, which is tiktoken's and not ours to import
+        raise UserError(f"GPT-2's tokens are not to be had ({type(e).__name__}): "
+                        "tiktoken needs the network once, or a folder with them in "
+                        "TIKTOKEN_CACHE_DIR") from None
+    last = GPT2_VOCAB_SIZE - 1
+    return Tokenizer([encoding.decode_single_token_bytes(i) for i in range(last)])
+
+
+def bytes_to_unicode():
+    """GPT-2's alphabet for the bytes of tokens in files: {byte: a printable
+    character}."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in printable]
+    alphabet = {b: chr(b) for b in printable}
+    for i, b in enumerate(others):
+        alphabet[b] = chr(256 + i)
+    return alphabet
+
+
+def write_tokenizer(folder, tokenizer):
+    """vocab.json and merges.txt. A token may have been merged from several pairs: all are
+    listed, since for us only the merged bytes count."""
+    alphabet = bytes_to_unicode()
+    ids = {token: i for i, token in enumerate(tokenizer.tokens)}
+    names = {token: "".join(alphabet[b] for b in token) for token in ids}
+    merges = ["#version: 0.2"]
+    for token in tokenizer.tokens:
+        for i in range(1, len(token)):
+            left, right = token[:i], token[i:]
+            known = left in ids and right in ids
+            if known and ids[left] < ids[token] and ids[right] < ids[token]:
+                merges.append(f"{names[left]} {names[right]}")
+    write_json(folder / "vocab.json", {names[token]: i for token, i in ids.items()})
+    with whole_file(folder / "merges.txt") as part:
+        part.write_text("\n".join(merges) + "\n", "utf-8")
+
+
+def read_tokenizer(path):
+    """The tokens of a vocab.json, or of the tokenizer.json that newer programs write. The
+    order of their ids is that of the merges, as in GPT-2."""
+    byte_of = {letter: b for b, letter in bytes_to_unicode().items()}
+    with reading(path):
+        ids = json.loads(path.read_text("utf-8-sig"))
+        if isinstance(ids.get("model"), dict):   # a token may have that name: a number
+            ids = ids["model"]["vocab"]
+        ids = {name: i for name, i in ids.items() if name != "<|endoftext|>"}
+        names = sorted(ids, key=ids.get)
+        tokens = [bytes(byte_of[letter] for letter in name) for name in names]
+        n_bytes = sum(len(token) == 1 for token in tokens)
+        gaps = sorted(ids.values()) != list(range(len(ids)))
+        if gaps or b"" in tokens or n_bytes < 256:
+            raise ValueError("ids with gaps, or not every byte is a token")
+        return Tokenizer(tokens)
+
+
+def choose_tokenizer(name, weights):
+    """The Tokenizer that --tokenizer names, gpt2 or a folder; or that beside the weights;
+    or GPT-2's with weights that have none; or None, for one has to be trained."""
+    if name and name != "gpt2":
+        folder = Path(name)
+    elif weights and not name:
+        folder = weights.parent
+    else:
+        folder = None
+    if folder is not None:
+        for file in ("vocab.json", "tokenizer.json"):
+            if (folder / file).exists():
+                return read_tokenizer(folder / file)
+        if name:
+            raise UserError(f"{folder}: no vocab.json or tokenizer.json in this folder")
+    return gpt2_tokenizer() if name or weights else None
+
+
+# --- text of your own -------------------------------------------------------------------
+
+def read_text(path):
+    """What a file says, or all the files *.txt of a folder and of its folders, in one
+    line."""
+    paths = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
+    if not paths:
+        raise UserError(f"{path}: no file *.txt in this folder")
+    texts = []
+    for path in paths:
+        try:
+            text = path.read_bytes().decode("utf-8-sig")
+        except UnicodeDecodeError as e:
+            raise UserError(f"{path}: not UTF-8 text ({e.reason}, byte {e.start})"
+                            ) from None
+        if "\0" in text:
+            raise UserError(f"{path}: not a text, character {text.index(chr(0))} is a "
+                            "zero byte")
+        texts.append(" ".join(text.split()))
+    return " ".join(texts)
+
+
+# The periods of these end no sentence and are left out, as British print does: Mr Elliot,
+# J R Hartley, eg. An "etc." or "plan B." that does end one is lost; "I." often does, and
+# is kept.
+ABBREVIATIONS = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|Jr|Sr|Prof|Rev|Capt|Col|Gen|Hon|Esq|vs|"
+                           r"etc|e\.g|i\.e|[A-HJ-Z])\.(?= )")
+
+
+def split_into_passages(text, sentences=40):
+    """A text as passages of so many sentences, for want of the author's own divisions."""
+    text = ABBREVIATIONS.sub(lambda match: match[0].replace(".", ""), text)
+    parts = re.split(r"(?<=\.) ", text)
+    return [" ".join(parts[i:i + sentences]) for i in range(0, len(parts), sentences)]
+
+
+# --- the labels that OpenAI released ----------------------------------------------------
+
+PAD = 50259                  # behind the last token of a text; not one of GPT-2's
+TEXTS = ["query", "sample0", "sample1", "sample2", "sample3"]
+
+
+def strip_padding(ids):
+    """GPT-2's token ids without the pads behind them; ValueError where one is none of
+    GPT-2's."""
+    while ids and ids[-1] == PAD:
+        ids = ids[:-1]
+    for i in ids:
+        if type(i) is not int or not 0 <= i < GPT2_VOCAB_SIZE:
+            raise ValueError(f"{i!r} is not one of GPT-2's tokens, 0 to 50256")
+    return ids
+
+
+def entry_comparison(entry, tokenizer):
+    """The Comparison of an entry, whose texts are token ids; ValueError says what is
+    wrong."""
+    if isinstance(entry, dict) and all(type(entry.get(name)) is list for name in TEXTS):
+        texts = {name: tokenizer.decode(strip_padding(entry[name])) for name in TEXTS}
+        entry = {**entry, **texts}
+    return parse_comparison(json.dumps(entry))
+
+
+def read_labels(path, tokenizer):
+    """The comparisons of a file as OpenAI released them: a JSON list. UserError names a
+    bad entry by its number."""
+    try:
+        entries = json.loads(path.read_text("utf-8-sig"))
+    except (ValueError, RecursionError) as e:
+        raise UserError(f"{path}: the labels cannot be read ({e})") from None
+    if not isinstance(entries, list) or not entries:
+        raise UserError(f"{path}: not a JSON list of comparisons, as OpenAI's labels are")
+    comparisons = []
+    for number, entry in enumerate(entries, 1):
+        try:
+            comparisons.append(entry_comparison(entry, tokenizer))
+        except ValueError as e:
+            raise UserError(f"{path}, entry {number}: {e}") from None
+    return comparisons
+
+
+# --- the commands -----------------------------------------------------------------------
+
+def refuse_existing(path, option):
+    if path.exists():
+        raise UserError(f"{path} is there already; give another {option}")
+
+
+def labels_command(options):
+    """OpenAI's labels as a labels.jsonl."""
+    path = Path(options.to)
+    refuse_existing(path, "--to")
+    read = partial(read_labels, tokenizer=gpt2_tokenizer())
+    given = Path(options.labels)
+    if options.labels in stories.SCORES and not given.exists():
+        given = download(LABELS.format(options.labels), read)
+    comparisons = read(given)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as part:
+        write_comparisons(part, comparisons)
+    print(f"{len(comparisons)} comparisons in {path}; rlhf.py takes them as --labels")
+
+
+def export_command(options):
+    """rho, the trunk of r, and pi of a finished run, each a folder in GPT-2's layout."""
+    run = Path(options.run)
+    to = Path(options.to or run)
+    if not (run / "policy.pt").exists():
+        raise UserError(f"{run} holds no finished policy; give the --out of a run")
+    for name in ("rho", "r", "pi"):
+        refuse_existing(to / name, "--to")
+    rho, tokenizer, _, _ = load_rho(run / "rho.pt", "cpu")
+    r = load(RewardModel(rho), run / "reward.pt", "reward")
+    pi = load(Policy(rho), run / "policy.pt", "policy")
+    for name, model in (("rho", rho), ("r", r.trunk), ("pi", pi.trunk)):
+        write_gpt2(to / name, model, tokenizer)
+    print(f"GPT-2's layout: {to / 'rho'}, {to / 'r'} and {to / 'pi'}")
+
+
+def rho_settings(options, usual):
+    """The Config of the options of `rho`. What is not given is as usual here, or else as
+    in rlhf.py. UserError where no run could use it."""
+    given = {f.name: getattr(options, f.name) for f in fields(Config)
+             if getattr(options, f.name, None) is not None}
+    cfg = replace(Config(), **{**usual, **given})
+    cfg.truncate_after = min(cfg.truncate_after, cfg.response_length - 1)
+    check(cfg)
+    return cfg
+
+
+def next_command(path, cfg, released):
+    """What to go on with from a rho.pt: all that differs from rlhf.py's own settings."""
+    names = ["seed", "device", "query_min", "query_max", "response_length",
+             "truncate_after"]
+    run = Config(rho=str(path), out=f"{path.with_suffix('')}-run", **released)
+    run = replace(run, **{name: getattr(cfg, name) for name in names})
+    words = ["python", "rlhf.py"]
+    for f in fields(Config):
+        value = getattr(run, f.name)
+        if value != f.default:
+            words.append(f"--{f.name}")
+            if f.type is not bool:
+                words.append(shlex.quote(str(value)))
+    return " ".join(words)
+
+
+def rho_command(options):
+    """A rho.pt: published weights or a new model, trained on a text, and queries from
+    it."""
+    path = Path(options.path)
+    refuse_existing(path, "--out")
+    usual = {}
+    if options.weights:
+        usual = dict(lm_steps=1000 if options.text else 0, lm_lr=5e-5)
+    cfg = rho_settings(options, usual)           # before anything is downloaded
+    if options.text:
+        passages = split_into_passages(read_text(Path(options.text)))
+    else:
+        rng = random.Random(cfg.seed)
+        passages = [stories.passage(rng) for _ in range(cfg.passages)]
+    parts = split_passages(passages, cfg.share)
+
+    seeded(cfg.seed, "language_model")           # so a new model is rlhf.py's, bit by bit
+    released = {}
+    if options.weights:
+        weights = weights_file(options.weights)
+        rho = read_gpt2(weights)
+        tokenizer = choose_tokenizer(options.tokenizer, weights)
+        if rho.shape["vocab_size"] == GPT2_VOCAB_SIZE:
+            released = RELEASED
+            cfg = rho_settings(options, {**usual, **RELEASED_QUERIES})
+    else:
+        tokenizer = choose_tokenizer(options.tokenizer, None)
+        if tokenizer is None:
+            tokenizer = Tokenizer(train_bpe(parts["train"], cfg.vocab_size))
+        rho = GPT(len(tokenizer.tokens), cfg.query_max + cfg.response_length, cfg.n_layer,
+                  cfg.n_head, cfg.n_embd)
+    check_fit(rho, tokenizer, cfg)
+    rho.to(cfg.device or devices()[0])
+    queries, losses = train_rho(cfg, rho, parts, tokenizer)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_rho(path, rho, tokenizer, queries, losses)
+    print(f"{path} is made. Go on with:\n\n{next_command(path, cfg, released)}")
+
+
+def check_fit(rho, tokenizer, cfg):
+    """Refuse tokens that are another model's, and queries longer than its positions."""
+    vocab_size, block_size = rho.shape["vocab_size"], rho.shape["block_size"]
+    n, T = len(tokenizer.tokens), cfg.query_max + cfg.response_length
+    if not 0 <= vocab_size - n < 128:            # some leave room, to a multiple of 128
+        raise UserError(f"the weights have {vocab_size} tokens, the tokenizer {n}; give "
+                        "the weights' own --tokenizer")
+    if block_size < T:
+        raise UserError(f"the weights have {block_size} positions, but --query_max and "
+                        f"--response_length want {T}")
+
+
+def train_rho(cfg, rho, parts, tokenizer):
+    """Train rho in place on what it may read; return queries it has not read, and its
+    losses. UserError where the text is too short."""
+    queries = extract_queries(parts, tokenizer, cfg.query_min, cfg.query_max)
+    del queries["train"]                         # rho is asked about nothing it has read
+    T = cfg.query_max + cfg.response_length
+    train = sentence_windows(parts["train"], tokenizer, T)           # (N, T + 1)
+    test = sentence_windows(parts["evaluation"], tokenizer, T)[:2000]
+    for name, groups in queries.items():
+        n = sum(len(group) for group in groups.values())
+        print(f"{n} queries for {name}")
+    batches = torch.randint(len(train), (cfg.lm_steps, cfg.lm_batch))
+    every = torch.ones_like(train, dtype=torch.bool)
+    progress = Progress("language model")
+    train_language_model(rho, train, every, progress(batches), cfg.lm_lr)
+    losses = language_model_losses(rho, train, test)
+    progress.show(f"loss {losses['loss']:.3f}, unigram {losses['unigram_loss']:.3f}\n")
+    return queries, losses
+
+
+# --- the command line -------------------------------------------------------------------
+
+def add_rho_options(parser):
+    """The options of `rho`. The name that rlhf.py has for one is understood too."""
+    def add(name, kind, text, *others, **more):
+        parser.add_argument(name, *others, type=kind, metavar=kind.__name__, help=text,
+                            **more)
+
+    known = {f.name: f for f in fields(Config)}
+    add("--weights", str, f"{', '.join(GPT2)} (downloaded once), or a folder or file in "
+        "their layout; a new model if not given")
+    add("--text", str, "a file, or a folder of *.txt; stories if not given")
+    add("--tokenizer", str, "gpt2, or a folder with vocab.json or tokenizer.json; if not "
+        "given, that of the weights, or one trained on the text")
+    add("--out", str, "the file to make (here: 'out/rho.pt')", dest="path",
+        default="out/rho.pt")
+    add("--steps", int, "of training (here: 2500 from nothing; with weights 1000 on a "
+        "text, 0 without)", "--lm_steps", dest="lm_steps")
+    add("--lr", float, "peak learning rate (here: 0.006 from nothing, 5e-05 with "
+        "weights)", "--lm_lr", dest="lm_lr")
+    add("--batch", int, "windows a step (here: 16)", "--lm_batch", dest="lm_batch")
+    add("--query_min", int, "tokens of the shortest query (here: 9; GPT-2: 32)")
+    add("--query_max", int, "tokens of the longest query (here: 14; GPT-2: 64)")
+    for name in ("seed", "device", "passages", "share", "vocab_size", "n_layer", "n_head",
+                 "n_embd", "response_length"):
+        f = known[name]
+        add(f"--{name}", f.type, f"{f.metadata['help']} (here: {f.default!r})")
+
+
+def read_options(argv):
+    """The options of a command line, with the function of its command."""
+    parser = Parser(prog="python -m extras.gpt2", description=__doc__, allow_abbrev=False,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True, metavar="rho | labels | export")
+    rho = commands.add_parser("rho", description=rho_command.__doc__, allow_abbrev=False)
+    rho.set_defaults(command=rho_command)
+    add_rho_options(rho)
+    labels = commands.add_parser("labels", description=labels_command.__doc__,
+                                 allow_abbrev=False)
+    labels.set_defaults(command=labels_command)
+    labels.add_argument("labels", help="sentiment or descriptiveness (downloaded once), "
+                        "or a file as OpenAI released them")
+    labels.add_argument("--to", required=True, help="the labels.jsonl to make")
+    export = commands.add_parser("export", description=export_command.__doc__,
+                                 allow_abbrev=False)
+    export.set_defaults(command=export_command)
+    export.add_argument("run", help="folder of a finished run")
+    export.add_argument("--to", help="where rho, r and pi are made; the run's own folder "
+                        "if not given")
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    """Run a command; return 0, or 2 after one sentence on what the user can mend."""
+    try:
+        options = read_options(argv)
+        options.command(options)
+        return 0
+    except KeyboardInterrupt:
+        print("\nextras.gpt2: stopped; nothing is half written", file=sys.stderr)
+    except (UserError, FloatingPointError, OSError) as e:
+        print(f"extras.gpt2: {e}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,686 @@
+"""
+extras/paper_results.py: the results of extras/paper.py, read, drawn and told.
+
+Run: python -m extras.paper figure 2 --redraw      the picture
+     python -m extras.paper results                extras/results/README.md
+In:  extras/results/NAME.json
+Out: a picture; the text, where every number that can be computed is computed
+Not here: the experiments, and how they are run (paper.py)
+
+A result's JSON holds {"result", "command", "series": {label: [run, ...]}}, and a run
+{"settings", "numbers", "curve", "frontier", "samples"}.
+"""
+
+import json
+import math
+import textwrap
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, StrMethodFormatter
+
+RESULTS = Path(__file__).resolve().parent / "results"
+TITLES = ["figure 2", "figure 3", "over-optimization", "figure 4", "table 1",
+          "section 2.3", "table 9", "table 10", "section 4.2", "section 4.4", "seeds"]
+
+
+# --- reading ----------------------------------------------------------------------------
+
+def file_of(title, folder=RESULTS, ending="json"):
+    return folder / f"{title.replace(' ', '_')}.{ending}"
+
+
+def load_series(title, folder=RESULTS):
+    """{label: [run, ...]} of a result."""
+    return json.loads(file_of(title, folder).read_text("utf-8"))["series"]
+
+
+def optimum_of(run):
+    """The sampled optimum (3.1.1): KL, reward, effective samples, three arrays. They end
+    where nothing was sampled."""
+    _, gain, kl, samples = np.array(run["frontier"]).reshape(-1, 4).T
+    return kl, run["numbers"]["policy.zero_shot_reward"] + gain, samples
+
+
+def share_of_best(run, optimum):
+    """The true reward of a run, as a share of the optimum's at its KL; and the effective
+    samples that the optimum rests on there."""
+    kl, reward, samples = optimum_of(optimum)
+    at = run["numbers"]["policy.kl"]
+    share = run["numbers"]["policy.true_reward"] / np.interp(at, kl, reward)
+    return float(share), float(np.interp(at, kl, samples))
+
+
+def values_of(runs, key):
+    return [run["numbers"][key] for run in runs]
+
+
+def mean_of(runs, key):
+    return float(np.mean(values_of(runs, key)))
+
+
+def spread(runs, key, digits=2):
+    """The mean of the runs, and their standard deviation."""
+    values = values_of(runs, key)
+    if len(values) == 1:
+        return f"{values[0]:.{digits}f}"
+    return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1):.{digits}f}"
+
+
+def with_setting(runs, name, value):
+    return [run for run in runs if run["settings"][name] == value]
+
+
+def standard_error(percent, n=1024):
+    """Of a win rate over n questions, in percent."""
+    return (percent * (100 - percent) / n) ** 0.5
+
+
+def table(header, rows):
+    """A table in Markdown, of rows of strings."""
+    lines = ["| " + " | ".join(row) + " |" for row in [header, *rows]]
+    lines.insert(1, "|---" * len(header) + "|")
+    return "\n".join(lines)
+
+
+# --- pictures ---------------------------------------------------------------------------
+
+@dataclass
+class Panel:
+    """One of the drawings of a picture."""
+    kind: str                # "curves" over episodes, "points" over x, or "dots" in rows
+    title: str
+    lines: dict              # {legend: (label of a series, what is drawn of its runs)}
+    xlabel: str = "episodes"
+    ylabel: str = ""
+    x: str = ""              # of points: a setting, or a number of results.json
+    paper: dict = field(default_factory=dict)      # {legend: (x, y)}, the paper's points
+    marks: dict = field(default_factory=dict)      # {legend: value}, straight lines
+    levels: dict = field(default_factory=dict)     # {legend: (series, number)}, likewise
+    optimum: str = ""        # "curve", or "at KL 3"
+    axes: dict = field(default_factory=dict)       # xscale, xlim, ... of matplotlib
+
+
+# What means the same looks the same, here and in the paper's panel; without color too.
+STYLE_OF = {
+    "direct RL": 0, "5,000 labels": 1, "60k labels": 1, "1,667 labels": 2,
+    "20k labels": 2, "417 labels": 3, "5k labels": 3, "direct RL, 8 times as long": 4,
+    "direct RL, 32 times as long": 4, "as long, vf_coef 0.1": 5, "optimum": 6,
+    "sentiment": 0, "descriptiveness": 1, "two trunks": 0, "one trunk": 1,
+    "one trunk, held-out labels": 1, "one trunk, labels it learns from": 2}
+STYLES = [dict(color="C0", marker="o", ls="-"), dict(color="C1", marker="s", ls="--"),
+          dict(color="C2", marker="^", ls="-."), dict(color="C3", marker="D", ls=":"),
+          dict(color="C4", marker="v", ls="-"), dict(color="C5", marker="P", ls="none"),
+          dict(color="black", marker="", ls="-")]
+
+
+def style_of(legend, place):
+    """How a line looks: by what it means, or by its place in the panel."""
+    return {**STYLES[STYLE_OF.get(legend, place)], "mfc": "white", "ms": 5}
+
+
+def draw_curves(ax, panel, series):
+    """Over the episodes: the mean of a series' runs, and their range as a band."""
+    for place, (legend, (label, key)) in enumerate(panel.lines.items()):
+        runs = [run for run in series.get(label, []) if key in run["curve"]]
+        if not runs:
+            continue
+        style = style_of(legend, place)
+        x = np.array(runs[0]["curve"]["episode"])
+        y = np.array([run["curve"][key] for run in runs], dtype=float)       # None: nan
+        known = ~np.isnan(y).any(axis=0)
+        x, y = x[known], y[:, known]
+        ax.plot(x, y.mean(axis=0), label=legend, markevery=3, **style)
+        ax.fill_between(x, y.min(axis=0), y.max(axis=0), color=style["color"], alpha=0.2,
+                        lw=0)
+
+
+def value_of(run, name):
+    return {**run["settings"], **run["numbers"]}.get(name)
+
+
+def draw_points(ax, panel, series):
+    """Over a setting or number x: where several runs share an x, their mean and range. A
+    run beyond the axis is an arrow at the edge."""
+    right = panel.axes.get("xlim", (0, math.inf))[1]
+    for place, (legend, (label, key)) in enumerate(panel.lines.items()):
+        style = style_of(legend, place)
+        at = {}                                                      # {x: [y, ...]}
+        for run in series.get(label, []):
+            x, y = value_of(run, panel.x), value_of(run, key)
+            if x > right:
+                arrow = dict(arrowstyle="->", color=style["color"])
+                ax.annotate(f"one run ran away:\nKL {x:.0f} nats, reward {y:.1f}",
+                            xy=(right, 0.25), xytext=(0.8 * right, 0.5), ha="center",
+                            arrowprops=arrow, color=style["color"], fontsize=8)
+            else:
+                at.setdefault(x, []).append(y)
+        x = sorted(at)
+        ax.plot(x, [np.mean(at[k]) for k in x], label=legend, **style)
+        ax.fill_between(x, [min(at[k]) for k in x], [max(at[k]) for k in x],
+                        color=style["color"], alpha=0.2, lw=0)
+
+
+def draw_dots(ax, panel, series):
+    """A row for each line, a dot for each run in it, and a cross for the paper."""
+    rows = [legend for legend, (label, _) in panel.lines.items() if label in series]
+    for row, legend in enumerate(rows):
+        label, key = panel.lines[legend]
+        values = [value_of(run, key) for run in series[label] if value_of(run, key)]
+        ax.plot(values, [row] * len(values), "C0o", mfc="none", ms=8,
+                label="" if row else "here, one seed")
+    known = [row for row, legend in enumerate(rows) if legend in panel.paper]
+    if known:
+        values = [panel.paper[rows[row]] for row in known]
+        below = [row + 0.2 for row in known]                         # not over the dots
+        ax.plot(values, below, "kx", mew=2, label="paper")
+    ax.set_yticks(range(len(rows)), rows)
+    ax.set_ylim(len(rows) - 0.5, -0.5)                               # the first on top
+
+
+def draw_optimum(ax, panel, series):
+    """The best that anybody could do, sampled from rho; dotted where few of the samples
+    carry the weight, and it comes out too low."""
+    kl, reward, samples = optimum_of(series["optimum"][0])
+    if panel.optimum == "at KL 3":
+        ax.axhline(np.interp(3, kl, reward), color="k", lw=1, label="optimum at KL 3")
+    else:
+        firm = samples >= 100
+        few = (samples < 120) & (samples >= 10)          # from where the firm line ends
+        ax.plot(kl[firm], reward[firm], "k-", label="optimum")
+        ax.plot(kl[few], reward[few], "k:",
+                label="the same, from 10 to 100 samples: too low")
+
+
+def draw_panel(ax, panel, series):
+    if panel.optimum and "optimum" in series:
+        draw_optimum(ax, panel, series)
+    if panel.kind == "dots":
+        draw_dots(ax, panel, series)
+    elif panel.kind == "points":
+        draw_points(ax, panel, series)
+    else:
+        draw_curves(ax, panel, series)
+    if panel.kind != "dots":
+        for place, (legend, (x, y)) in enumerate(panel.paper.items()):
+            ax.plot(x, y, label=legend, **style_of(legend, place))
+    line = ax.axvline if panel.kind == "dots" else ax.axhline
+    for legend, value in panel.marks.items():
+        line(value, color="gray", ls="--", lw=1, label=legend, zorder=0)
+    for legend, (label, key) in panel.levels.items():
+        values = [value_of(run, key) for run in series.get(label, [])]
+        if values:
+            line(np.mean(values), color="k", ls=":", label=legend)
+    ax.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel)
+    ax.set(**panel.axes)
+    if panel.kind == "curves" or panel.xlabel == "labels":
+        ax.xaxis.set_major_formatter(EngFormatter(sep=""))           # 10k, 2M
+    elif panel.axes.get("xscale") == "log":
+        ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    if panel.axes.get("yscale"):
+        ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.minorticks_off()
+    ax.title.set_fontsize(11)
+    ax.spines[["top", "right"]].set_visible(False)
+    # Below the axes, where it hides nothing.
+    ax.legend(frameon=False, fontsize=8, ncol=2, loc="upper center",
+              bbox_to_anchor=(0.5, -0.14))
+
+
+def draw(panels, series, is_miniature=False):
+    """The picture of an experiment, a matplotlib Figure, of the series of its JSON."""
+    rows, columns = math.ceil(len(panels) / 3), min(3, len(panels))
+    figure = Figure(figsize=(5.6 * columns, 4.8 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for ax, panel in zip(axes, panels):
+        draw_panel(ax, panel, series)
+    if is_miniature:
+        figure.text(0.5, 0.5, "MINIATURE", fontsize=50, color="red", alpha=0.3,
+                    ha="center", va="center", rotation=20)
+    return figure
+
+
+# --- the text ---------------------------------------------------------------------------
+
+def readme(folder=RESULTS):
+    """All of it. results {title: {label: [run, ...]}}."""
+    results = {title: load_series(title, folder) for title in TITLES}
+    sections = [introduction, figure_2, figure_3, over_optimization, figure_4, table_1,
+                section_23, table_9, table_10, section_42, section_44, seeds]
+    text = "\n\n".join(section(results).strip() for section in sections)
+    return "\n\n".join(wrapped(block) for block in text.split("\n\n")) + "\n"
+
+
+def wrapped(block):
+    """A paragraph in lines of 90 columns. What is not one stays as it is."""
+    if block.startswith(("#", "|", "!", "- ", "    ")):
+        return block
+    return textwrap.fill(block, 90, break_long_words=False, break_on_hyphens=False)
+
+
+def picture(title):
+    return f"![{title}]({file_of(title, Path(), 'png')})"
+
+
+def introduction(results):
+    runs = [run for series in results.values() for of_label in series.values()
+            for run in of_label]
+    different = {}
+    for run in runs:                 # the same run may stand in several results
+        settings = dict(run["settings"])
+        for of_the_evaluation in ("optimum_queries", "optimum_samples", "supervised_lr"):
+            settings.pop(of_the_evaluation, None)
+        different[json.dumps(settings, sort_keys=True)] = run
+    seconds = sum(value for run in different.values()
+                  for key, value in run["numbers"].items() if key.startswith("seconds."))
+    defaults = results["seeds"]["sentiment"] + results["seeds"]["descriptiveness"]
+    half = max(abs(run["curve"]["true"][11] / run["curve"]["true"][-1] - 1)
+               for run in defaults)
+    return f"""
+# The paper's figures and tables
+
+    python -m extras.paper figure 2            run what is missing, write JSON and PNG
+    python -m extras.paper figure 2 --redraw   only the PNG, from the JSON, in seconds
+    python -m extras.paper figure 2 --quick    in miniature, into out/paper-quick
+    python -m extras.paper results             write this file, from the JSON files
+
+The others: figure 3, figure 4, table 1, table 9, table 10, over-optimization, section
+2.3, section 4.2, section 4.4 and seeds; all is every one of them. A miniature is no
+result.
+
+**These numbers were measured by the code at commit 023415e**, before it was
+restructured. The figures will be made anew. Two things to know until then:
+
+- All runs but `seeds` have 12,288 episodes, half of the default. In the middle of the
+  {len(defaults)} default runs of `seeds`, the true reward was within {100 * half:.0f} %
+  of what it was at their end.
+- In `seeds`, the supervised baseline was fitted at temperature 1 to texts that had been
+  sampled at 0.7, and then sampled at 0.7 once more: it was tempered twice, and so
+  farther from rho, and better, than the labels make it. That is mended. For sentiment,
+  on 512 queries, its KL fell from 1.15 to 0.24 nats, its true reward from 0.70 to 0.52,
+  and pi's win rate over it rose from 81 % to 84 %.
+
+The results are {len(runs)} runs, of which {len(different)} are different: a run that
+stands in several results was made once. (The code counts the different settings in the
+JSON files.) By their own clocks they took {seconds / 60:.0f} minutes, two at a time, on
+two cores with much other work. Except in `seeds` all runs share one rho, and those of a
+task 20,000 labels; their seeds are those of r and pi. "±" is the standard deviation
+over the seeds, three where nothing else is said. It does not tell how much another set
+of labels would change.
+
+The labelers are ten simulated labelers, for sentiment assembled from human ratings of
+words (VADER). Rewards are in standard deviations over samples of rho, KL is in nats per
+response. A win rate over 1,024 questions has a standard error of
+{standard_error(90):.1f} % near 90 %, {standard_error(80):.1f} % at 80 %, and
+{standard_error(50):.1f} % at 50 %."""
+
+
+def figure_2(results):
+    series = results["figure 2"]
+
+    def row(paper_label, paper, label):
+        return [paper_label, paper, spread(series[label], "policy.true_reward")]
+    rows = [row("direct RL on the true reward", "3.27 (3.23 to 3.29)", "direct RL"),
+            row("60k / 5,000 labels", "3.08 (2.99 to 3.15)", "5,000 labels"),
+            row("20k / 1,667 labels", "2.62 (2.58 to 2.69)", "1,667 labels"),
+            row("5k / 417 labels", "2.03 (1.83 to 2.14)", "417 labels")]
+    few = values_of(series["417 labels"], "policy.true_reward")
+    return f"""
+## Figure 2: reward by episodes, from the true reward and from labels
+
+{picture("figure 2")}
+
+{table(["reward at the end", "paper (124M, KL 8, 2M episodes)",
+        "here (KL 3, 12,288 episodes)"], rows)}
+
+Here the unit is a standard deviation of rho's samples, in the paper a classifier's
+log-odds. 5,000, 1,667 and 417 labels are a twelfth of the paper's. Five seeds, in the
+paper and here. The order is the paper's, and no two ranges of seeds meet.
+
+One thing differs. In the paper the runs on 60k and 20k labels are ahead of direct RL
+between some 100,000 and 200,000 episodes, and that on 60k still is at 500,000. Here
+direct RL leads from the start. The paper's labels always name the option that the mock
+reward likes best. Ours come from labelers of whom two agree on 38 % of the questions,
+so r is the noisier signal. With 417 labels one seed in five learned next to nothing
+({min(few):.2f}; the others {sorted(few)[1]:.2f} to {max(few):.2f}): what r has learned
+decides what pi learns."""
+
+
+def figure_3(results):
+    series = results["figure 3"]
+    optimum = series["optimum"][0]
+    labels = ["direct RL, 8 times as long", "direct RL", "5,000 labels", "1,667 labels",
+              "417 labels"]
+    rows = []
+    for target in (1.0, 2.0, 3.0, 4.5, 6.0):
+        row = [f"{target}"]
+        for label in labels:
+            run = with_setting(series[label], "kl_target", target)
+            row.append(f"{mean_of(run, 'policy.true_reward'):.2f} at "
+                       f"{mean_of(run, 'policy.kl'):.2f}")
+        rows.append(row)
+    all_runs = [run for label in series if label != "optimum" for run in series[label]]
+    shares = [share_of_best(run, optimum) for run in all_runs]
+    above = max(share for share, samples in shares if samples < 100)
+    long_at_2 = with_setting(series["direct RL, 8 times as long"], "kl_target", 2.0)[0]
+    calm = series["as long, vf_coef 0.1"]
+    return f"""
+## Figure 3: reward by KL
+
+{picture("figure 3")}
+
+{table(["KL target", "direct RL, 98,304 episodes", "direct RL, 12,288 episodes",
+        *labels[2:]], rows)}
+
+True reward at the KL that was reached, one run each. The picture is the paper's.
+Between direct RL and the sampled optimum there is a gap, which longer training closes:
+at target 2 to {100 * (1 - share_of_best(long_at_2, optimum)[0]):.1f} % (in the paper 32
+times as long leaves a larger one). Below it lie the learned rewards in the order of
+their labels, the wider apart the further pi is from rho. The optimum is dotted where it
+rests on fewer than 100 effective samples. There it comes out too low, and pi lies up to
+{100 * (above - 1):.1f} % above it. Where a run ends below its target, beta had no time
+to fall, for it falls by 2 % an update at most. In the paper the learned rewards beat
+direct RL at KL 2 after equally many episodes. Here they do not (see figure 2).
+
+One run of the {len(all_runs)} ran away: direct RL at KL target 1, after some 21,000 of
+98,304 episodes. By its log the value loss rose first, from 0.14 to 4 within 2,000
+episodes, while KL and reward looked as before. A few responses with a token that rho
+would hardly say carry a KL of dozens of nats. Then, it seems, the value function, which
+shares its trunk with pi, moves the trunk most. With the value loss weighted 0.1 instead
+of 0.5, as in the released code, the same run is calm and reaches
+{spread(calm, "policy.true_reward")} at {spread(calm, "policy.kl")},
+{100 * (1 - share_of_best(calm[0], optimum)[0]):.0f} % below the optimum. For long runs
+give `--vf_coef 0.1`."""
+
+
+def over_optimization(results):
+    series = results["over-optimization"]
+    rows = []
+    for beta in (0.4, 0.15, 0.06, 0.03, 0.01, 0.0):
+        row = [f"{beta}"]
+        for label in ("5,000 labels", "417 labels"):
+            run = with_setting(series[label], "beta", beta)
+            row += [spread(run, "policy.kl"), spread(run, "policy.reward"),
+                    spread(run, "policy.true_reward")]
+        rows.append(row)
+    few = [run["numbers"] for run in series["417 labels"]]
+    peak = max(few, key=lambda numbers: numbers["policy.true_reward"])
+    free = mean_of(with_setting(series["417 labels"], "beta", 0.0), "policy.reward")
+    return f"""
+## Over-optimization
+
+{picture("over-optimization")}
+
+{table(["beta (fixed)", "5,000 labels: KL", "r", "true reward", "417 labels: KL", "r",
+        "true reward"], rows)}
+
+One run each. Where nats are cheap r goes on rising, and what it should stand for does
+not. With 417 labels the true reward is highest at a KL of {peak["policy.kl"]:.1f} nats.
+From there it falls while r rises by {100 * (free / peak["policy.reward"] - 1):.0f} %,
+and it is back at zero-shot's where nothing is charged. That r had learned that people
+like a song, and pi says "Greta sang Greta song and Oscar song and song song song and
+Greta". With 5,000 labels the two part only in gibberish. At the default's KL of 3, the
+price keeps both where r is still right."""
+
+
+def figure_4(results):
+    series = results["figure 4"]
+    key = "win_rate.zero_shot"
+    papers = [(200, 51.9, 78.2), (1000, 84.4, 82.3), (5000, 87.9, 86.3),
+              (20000, 87.1, 84.6)]
+    rows = []
+    for n, paper_sentiment, paper_descriptiveness in papers:
+        sentiment = with_setting(series["sentiment"], "n_labels", n)
+        descriptiveness = with_setting(series["descriptiveness"], "n_labels", n)
+        rows.append([f"{n:,}",
+                     f"{paper_sentiment} %", f"{spread(sentiment, key, 1)} %",
+                     f"{paper_descriptiveness} %",
+                     f"{spread(descriptiveness, key, 1)} %"])
+    few = {task: mean_of(with_setting(series[task], "n_labels", 200), key)
+           for task in series}
+    return f"""
+## Figure 4: win rate over zero-shot by number of labels
+
+{picture("figure 4")}
+
+{table(["labels", "sentiment, paper", "here", "descriptiveness, paper", "here"], rows)}
+
+The spread is over three seeds of r and pi on one and the same set of labels, so it says
+nothing of how much another set would change; with few labels that may be more than the
+± here.
+
+More labels are better here up to 5,000, where the ranges of the seeds do not meet.
+20,000 bring no more than the seeds spread for sentiment, and a point for
+descriptiveness. So it is in the paper, whose one run each falls at 2,500 labels of
+descriptiveness, for the randomness of RL (its footnote 5). With 200 labels the paper
+has 78 % for descriptiveness and we {few["descriptiveness"]:.0f} %, but for sentiment it
+has 52 % and we {few["sentiment"]:.0f} %. So it is not simply that its GPT-2, which has
+read the web, needs fewer labels than a model of six megabytes of stories. What makes
+the difference we do not know."""
+
+
+def table_1(results):
+    series = results["table 1"]
+
+    def against(task, kind):
+        return spread(series[f"{task}, {kind}"], "win_rate.against", 1) + " %"
+
+    def zero_shot(task, kind):
+        return spread(series[f"{task}, {kind}"], "win_rate.zero_shot", 1) + " %"
+    rows = [["5k offline over zero-shot", "88 %", zero_shot("sentiment", "5k labels"),
+             "86 %", zero_shot("descriptiveness", "5k labels")],
+            ["mock reward over 5k offline", "23 %", against("sentiment", "mock reward"),
+             "-", "-"],
+            ["20k offline over 5k offline", "52 %", against("sentiment", "20k labels"),
+             "53 %", against("descriptiveness", "20k labels")],
+            ["5k online over 5k offline", "50 %", against("sentiment", "5k online"),
+             "52 %", against("descriptiveness", "5k online")],
+            ["mock reward over zero-shot", "-", zero_shot("sentiment", "mock reward"),
+             "-", "-"]]
+    mock = spread(series["sentiment, mock reward"], "reward_model.accuracy")
+    learned = spread(series["sentiment, 5k labels"], "reward_model.accuracy")
+    return f"""
+## Table 1: policies against each other
+
+{picture("table 1")}
+
+{table(["win rate", "sentiment, paper", "here", "descriptiveness, paper", "here"], rows)}
+
+A run is compared with the 5k run of its own seed. One comparison near 50 % has a
+standard error of {standard_error(50):.1f} %, so neither 20,000 labels nor online ones
+can be told from 5,000 offline, as in the paper.
+
+The mock reward is the logit of a classifier trained on 12,000 generated reviews of
+goods (`reviews` in `extras/paper.py`). The paper's is a transformer of its own, trained
+on Amazon's reviews. Theirs and ours know what praise is and not what the labelers like:
+r of the reviews agrees with a labeler on {mock} of the questions (chance 0.25), r of
+5,000 labels on {learned}. How far reviews carry is our choice, for we wrote them. A
+first set, whose words told the stars for certain, carried nothing over (correlation
+with the true reward 0.0, now 0.38), and was changed before any policy was trained on
+it."""
+
+
+def section_23(results):
+    series = results["section 2.3"]
+    optimum = results["figure 2"]["optimum"][0]
+    rows = []
+    for task in ("sentiment", "descriptiveness"):
+        row = [task]
+        for kind in ("offline", "online"):
+            runs = series[f"{task}, {kind}"]
+            row += [spread(runs, "policy.true_reward"), spread(runs, "policy.kl")]
+        rows.append(row)
+    kl_offline = mean_of(series["sentiment, offline"], "policy.kl")
+    kl_online = mean_of(series["sentiment, online"], "policy.kl")
+    gain = (mean_of(series["sentiment, online"], "policy.true_reward")
+            - mean_of(series["sentiment, offline"], "policy.true_reward"))
+    kl, reward, _ = optimum_of(optimum)
+    slope = np.interp(kl_online, kl, reward) - np.interp(kl_offline, kl, reward)
+    n_labels = series["sentiment, online"][0]["numbers"]["labels.n"]
+    return f"""
+## Section 2.3: labels online
+
+{picture("section 2.3")}
+
+{table(["at the end", "offline, 5,000 labels: true reward", "KL",
+        f"online, {n_labels:,} labels: true reward", "KL"], rows)}
+
+r is trained 8 times (paper: 20), at equal steps of l(n). The first time is on a quarter
+of the labels (the paper does not state its N0). Since the last step would fall on the
+last episode, a few hundred of the 5,000 are never asked for. All new labels are of
+samples of pi as it is then; the paper also asks questions with two samples of rho and
+two of pi.
+
+With fewer labels the start is slower, and the end is the same within what can be told.
+The means for sentiment are compared at KL {kl_online:.2f} (online) and {kl_offline:.2f}
+(offline). At the slope of the optimal frontier that alone is worth {slope:.2f} of
+reward, and online is {gain:.2f} ahead. For descriptiveness the seeds spread more than
+the means differ. Online labels may ask about queries that are held out, so r's accuracy
+is not compared here."""
+
+
+def table_9(results):
+    series = results["table 9"]
+
+    def row(name, paper, key):
+        return [name, paper, spread(series["sentiment"], key),
+                spread(series["descriptiveness"], key)]
+    rows = [["chance", "0.25", "0.25", "0.25"],
+            row("two labelers (paper: ± its sampling error)", "0.38 ± 0.02",
+                "labels.agreement"),
+            row("the same two without the noise of choice", "-",
+                "labels.agreement_without_noise")]
+    return f"""
+## Table 9: agreement on the best of four
+
+{table(["", "paper, sentiment", "here, sentiment", "here, descriptiveness"], rows)}
+
+This number was not found but set. The temperature of the choice was fitted so that the
+labelers of sentiment agree as the paper's do, and those of descriptiveness too, for
+which the paper gives no number. Without that noise our labelers of sentiment, ten
+simulated labelers assembled from human ratings of words, agree far better than people
+who read stories. Labelers of descriptiveness all count the same words, and differ only
+over ties."""
+
+
+def table_10(results):
+    series = results["table 10"]
+    true, learned = series["true score"], series["5,000 labels"]
+    ends = values_of(learned, "policy.true_reward")
+    three = ", ".join(f"{value:.2f}" for value in ends)
+    rows = [["paper: the mock reward itself", "+8.0 (log-odds)", "the same", "-"],
+            ["here: the true reward itself", spread(true, "policy.reward"), "the same",
+             spread(true, "policy.kl", 0)],
+            ["here: r of 5,000 labels", spread(learned, "policy.reward"), three,
+             spread(learned, "policy.kl", 0)]]
+    return f"""
+## Table 10: no KL penalty
+
+{picture("table 10")}
+
+{table(["at the end", "what pi is paid", "true reward", "KL"], rows)}
+
+Gibberish, as in the paper. Paid the true reward, pi says "love love beautiful love love
+love love". Paid r, it says "Alma warmly and splendid and love and wonderful laughter
+warmly". r, which has learned from sentences, pays no more than
+{mean_of(learned, "policy.reward"):.1f} deviations for any of it, and goes on rising
+while the true reward falls from its peak (middle panel). Where that ends is a matter of
+chance: the three runs have {three}. The labelers, who see words and not sense, still
+prefer all of it to rho. People would not."""
+
+
+def section_42(results):
+    series = results["section 4.2"]
+
+    def row(name, key, digits=2):
+        return [name, spread(series["two trunks"], key, digits),
+                spread(series["one trunk"], key, digits)]
+    rows = [row("loss of r on held-out labels", "reward_model.loss"),
+            row("accuracy of r on held-out labels", "reward_model.accuracy"),
+            row("true reward of pi", "policy.true_reward"),
+            row("win rate over zero-shot, %", "win_rate.zero_shot", 1)]
+    return f"""
+## Section 4.2: r and pi on one trunk
+
+{picture("section 4.2")}
+
+{table(["1,000 labels, at the end", "two trunks, one epoch", "one trunk, 12 epochs"],
+       rows)}
+
+On one trunk r needs many epochs to keep up with pi, and overfits, as the paper says:
+its loss goes on falling on the labels it learns from, while that on held-out labels
+stands still from the middle of the run. Pi learns later and reaches less. In the paper
+it did not work at all; here the reward is simpler. r is normalized after each update,
+so it cannot become over-confident. Without that its loss would show more."""
+
+
+def section_44(results):
+    series = results["section 4.4"]
+    rows = [[label, spread(runs, "policy.true_reward"), spread(runs, "policy.kl"),
+             spread(runs, "win_rate.zero_shot", 1)] for label, runs in series.items()]
+    return f"""
+## Section 4.4: the sign bug
+
+{picture("section 4.4")}
+
+{table(["at the end", "true reward", "KL", "win rate over zero-shot, %"], rows)}
+
+With the reward's sign turned, and KL still a price, pi is as fluent as ever and as
+unkind as it can be: "Paul was furious and nervously ignored Clara with fear." That is
+what the authors found in the morning. They say that the sign of KL was turned as well.
+If it was turned first and then that of the whole, -(r + beta KL), KL was a price again,
+as in the second row. The paper does not say. Where pi is paid for KL (third row) it
+runs to {mean_of(series["both signs turned"], "policy.kl"):.0f} nats: "did did did did
+did". Both rewards are then near -1, for most responses find no period and are paid -1.
+
+The logged `score` rises in the second run as in the first; `true` tells them apart.
+Tests of eq. 2 by hand, of the sign of KL, and of PPO's exact optimum would have caught
+it; `test_rlhf.py` has them."""
+
+
+def seeds(results):
+    series = results["seeds"]
+
+    def row(name, paper, key, digits=2):
+        return [name, paper, spread(series["sentiment"], key, digits),
+                spread(series["descriptiveness"], key, digits)]
+    rows = [
+        row("win rate over zero-shot, %", "88 / 86 (774M, table 1)",
+            "win_rate.zero_shot", 1),
+        row("win rate over supervised, %", "-", "win_rate.supervised", 1),
+        row("supervised over zero-shot, %", "-", "win_rate.supervised_vs_zero_shot", 1),
+        row("reward of pi", "1.85 (0.75 to 2.7) / 2.3 (1.0 to 3.6)", "policy.reward"),
+        row("reward of rho", "-0.5 / -0.6 (many without a period)",
+            "policy.zero_shot_reward"),
+        row("true reward of pi", "-", "policy.true_reward"),
+        row("reward of the optimum at pi's KL", "-", "policy.optimal_reward"),
+        row("gain over rho / the optimum's", "-", "policy.share_of_optimum"),
+        row("effective samples of the optimum", "-", "policy.optimal_effective_samples",
+            1),
+        row("KL (target 3; there 6)", "6.0 / 6.0", "policy.kl"),
+        row("beta at the end", "0.25 / 0.325", "policy.beta"),
+        row("accuracy of r", "-", "reward_model.accuracy", 3),
+        row("best possible accuracy", "-", "reward_model.best_accuracy", 3),
+        row("loss of r, held out (there training)", "1.23 / 0.93", "reward_model.loss",
+            3),
+        row("best possible loss", "-", "reward_model.best_loss", 3),
+        row("agreement of two labelers", "0.38 / - (table 9)", "labels.agreement", 3),
+        row("loss of rho, nats per token", "-", "language_model.loss", 3),
+        row("loss of a unigram model", "-", "language_model.unigram_loss", 3)]
+    few = mean_of(series["sentiment"], "policy.optimal_effective_samples")
+    return f"""
+## Seeds: the default run
+
+{picture("seeds")}
+
+{table(["mean and deviation of 5 seeds", "paper's code at 124M, 10 seeds (by eye)",
+        "sentiment", "descriptiveness"], rows)}
+
+Rho, labels, r and pi all differ from seed to seed. The column of the released settings
+is read off published plots of the reward in training, with one set of labels and other
+queries, so that only the size of the spread invites comparison. The optimum rests on
+some {few:.0f} effective samples a query, and comes out too low (figure 3): the true
+shares are smaller. The rows of the supervised baseline are of the one that was tempered
+twice (see the top)."""

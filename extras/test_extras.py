@@ -1,0 +1,887 @@
+"""
+test_extras.py: GPT-2's files, your own text, people at a terminal.
+
+Run: python -m pytest extras/test_extras.py        # no network, less than a minute
+"""
+
+import functools
+import http.server
+import io
+import json
+import math
+import os
+import random
+import re
+import select
+import shlex
+import shutil
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import reward
+import rlhf
+import stories
+from evaluate import seeded
+from extras import gpt2, label
+from gpt import GPT
+from ppo import Policy
+from reward import Comparison, comparison_line, read_comparisons, write_comparisons
+from rlhf import load_rho, save_rho
+from text import Tokenizer, UserError, split_passages, train_bpe
+
+ROOT = Path(__file__).parents[1]
+SHARED = Path(__file__).parents[2] / "shared"
+CPU = ["--device", "cpu"]
+SMALL = "--passages 400 --vocab_size 700 --n_embd 16 --n_head 2 --device cpu".split()
+TINY = ("--device cpu --passages 400 --vocab_size 700 --n_embd 16 --n_head 2 "
+        "--lm_steps 20 --lm_batch 8 --n_labels 60 --episodes 64 --batch_size 32 --eval_queries 12 "
+        "--optimum_queries 2 --optimum_samples 8").split()
+
+
+@pytest.fixture
+def model():
+    """A small GPT-2 whose every weight matters: random, and far from its mild initial
+    values."""
+    torch.manual_seed(0)
+    m = GPT(vocab_size=300, block_size=40, n_layer=2, n_head=2, n_embd=16)
+    for p in m.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    return m
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer(train_bpe(passages(100), 300))
+
+
+@pytest.fixture(scope="module")
+def a_run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    assert rlhf.main([*TINY, "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def exported(a_run, tmp_path_factory):
+    to = tmp_path_factory.mktemp("exported")
+    assert gpt2.main(["export", str(a_run), "--to", str(to)]) == 0
+    return to
+
+
+def passages(n, seed=0):
+    rng = random.Random(seed)
+    return [stories.passage(rng) for _ in range(n)]
+
+
+def tokens_of(B, T):
+    return torch.randint(300, (B, T), generator=torch.Generator().manual_seed(1))
+
+
+def one_sentence(capsys):
+    """What was said on stderr, which must be one sentence and no traceback."""
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "Traceback" not in said, said
+    return said
+
+
+# --- weights ----------------------------------------------------------------------------
+
+def published(model, tokenizer, folder, layout="model.safetensors", prefix=""):
+    """The model in a published layout, as others write it: HuggingFace's names, or .bin."""
+    gpt2.write_gpt2(folder, model, tokenizer)
+    if layout == "pytorch_model.bin":
+        tensors = gpt2.read_safetensors(folder / "model.safetensors")
+        tensors = {prefix + name: t for name, t in tensors.items()}
+        tensors["lm_head.weight"] = tensors[prefix + "wte.weight"]
+        mask = torch.ones(1, 1, 40, 40, dtype=torch.uint8).tril()
+        tensors[prefix + "h.0.attn.bias"] = mask
+        torch.save(tensors, folder / layout)
+        (folder / "model.safetensors").unlink()
+    return folder
+
+
+@pytest.mark.parametrize("layout, prefix", [
+    ("model.safetensors", ""), ("pytorch_model.bin", ""),
+    ("pytorch_model.bin", "transformer.")])
+def test_weights_come_back_from_both_layouts(layout, prefix, model, tokenizer, tmp_path):
+    folder = published(model, tokenizer, tmp_path / "m", layout, prefix)
+    for path in (folder, folder / layout):
+        again = gpt2.read_gpt2(gpt2.weights_file(str(path)))
+        assert again.shape == model.shape
+        assert torch.equal(again(tokens_of(2, 9)), model(tokens_of(2, 9)))
+        assert all(p.requires_grad for p in again.parameters())
+
+
+def test_safetensors_by_hand(tmp_path):
+    path = tmp_path / "a.safetensors"
+    gpt2.write_safetensors(path, {"w": torch.tensor([[1.0, 2.0]])})
+    data = path.read_bytes()
+    n = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:8 + n])
+    assert header["w"] == {"dtype": "F32", "shape": [1, 2], "data_offsets": [0, 8]}
+    assert n % 8 == 0
+    assert data[8 + n:] == np.array([1, 2], "<f4").tobytes()
+
+
+def test_heads_have_64_channels_where_nothing_tells(tokenizer, tmp_path):
+    m = GPT(vocab_size=300, block_size=8, n_layer=1, n_head=2, n_embd=128)
+    folder = published(m, tokenizer, tmp_path / "m")
+    (folder / "config.json").unlink()
+    assert gpt2.read_gpt2(folder / "model.safetensors").shape == m.shape
+
+
+def test_no_dropout_for_whoever_trains_it_on(model, tokenizer, tmp_path):
+    # Left out, or 1.0, they would be .1, or turn everything into zeros, as soon as another
+    # program trains the model.
+    folder = published(model, tokenizer, tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    assert [config[f"{name}_pdrop"] for name in ("resid", "embd", "attn")] == [0.0] * 3
+    assert config["n_positions"] == 40 and config["eos_token_id"] is None
+
+
+def test_transformers_opens_what_we_write_and_agrees(model, tokenizer, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    folder = published(model, tokenizer, tmp_path / "m")
+    theirs = transformers.GPT2LMHeadModel.from_pretrained(folder)
+    x = tokens_of(3, 20)
+    with torch.no_grad():
+        assert (theirs.eval()(x).logits - model(x)).abs().max() < 1e-4
+        assert (theirs.train()(x).logits - model(x)).abs().max() < 1e-4, "no dropout"
+    theirs.eval().save_pretrained(tmp_path / "theirs")
+    ours = gpt2.read_gpt2(gpt2.weights_file(str(tmp_path / "theirs")))
+    assert torch.equal(ours(x), model(x))
+
+
+@pytest.mark.parametrize("damage, words", [
+    (lambda data: data[:-1], "cut short or damaged"),
+    (lambda data: data[:40], "cut short or not"),
+    (lambda data: b"", "0 bytes"), (lambda data: b"\xff" * 99, "cut short or not safetensors"),
+    (lambda data: data.replace(b'"F32"', b'"Q32"', 1), "not a header of safetensors"),
+    (lambda data: data.replace(b"[300, 16]", b"[301, 16]"), "which is not [301, 16]"),
+    (lambda data: data.replace(b'"data_offsets": [0, ', b'"data_offsets": [9, '),
+     "which is not"),
+    (lambda data: data.replace(b'"wpe.weight"', b'"wqe.weight"'), "wpe.weight")])
+def test_damaged_weights_are_one_sentence(damage, words, model, tokenizer, tmp_path, capsys):
+    path = published(model, tokenizer, tmp_path / "m") / "model.safetensors"
+    path.write_bytes(damage(path.read_bytes()))
+    given = ["rho", *SMALL, "--weights", str(path.parent), "--out", str(tmp_path / "r.pt")]
+    assert gpt2.main(given) == 2
+    assert words in one_sentence(capsys) and not (tmp_path / "r.pt").exists()
+
+
+def test_a_header_that_points_past_the_end_is_refused(model, tokenizer, tmp_path):
+    path = published(model, tokenizer, tmp_path / "m") / "model.safetensors"
+    data = path.read_bytes()
+    last = max(int(n) for n in re.findall(rb", (\d+)\]}", data))
+    path.write_bytes(data.replace(b"%d]}" % last, b"%d]}" % (10 * last)))
+    with pytest.raises(UserError, match=f"to {10 * last}, but the file has {last + 1}"):
+        gpt2.read_safetensors(path)
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"n_head": 3}, "3 heads"), ({"n_head": "two"}, "'two' heads"), ({"n_head": -2}, "-2 heads"),
+    ({"n_head": 0}, "0 heads"), ({"activation_function": "relu"}, "activation_function"),
+    ({"layer_norm_epsilon": 0.1}, "layer_norm_epsilon"), ({"model_type": "llama"}, "model_type"),
+    ({"scale_attn_weights": False}, "scale_attn_weights")])
+def test_another_model_than_gpt2_is_refused(change, words, model, tokenizer, tmp_path):
+    folder = published(model, tokenizer, tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(UserError, match=words):
+        gpt2.read_gpt2(folder / "model.safetensors")
+
+
+def test_weights_that_are_not_whole_are_refused(model, tokenizer, tmp_path):
+    path = published(model, tokenizer, tmp_path / "m") / "model.safetensors"
+    tensors = gpt2.read_safetensors(path)
+
+    def refused(words, **changed):
+        gpt2.write_safetensors(path, {**tensors, **changed})
+        with pytest.raises(UserError, match=words):
+            gpt2.read_gpt2(path)
+    refused("size mismatch for ln_f.bias", **{"ln_f.bias": torch.zeros(15)})
+    untied = tensors["wte.weight"] + 1
+    refused("lm_head: it is not the embedding", **{"lm_head.weight": untied})
+    refused("ln_f.bias is empty or not finite", **{"ln_f.bias": torch.zeros(0)})
+    # One number of one tensor among many that are finite, wherever it stands.
+    for name in ("ln_f.bias", "wte.weight", "h.1.mlp.c_fc.weight"):
+        for value in (math.nan, math.inf):
+            bad = tensors[name].clone()
+            bad.view(-1)[3] = value
+            refused(f"{re.escape(name)} is empty or not finite", **{name: bad})
+    with pytest.raises(UserError, match="no model.safetensors or pytorch_model.bin"):
+        gpt2.weights_file(str(tmp_path))
+
+
+# --- tokens -----------------------------------------------------------------------------
+
+def test_tokens_come_back_from_gpt2s_two_files(tmp_path):
+    tokenizer = Tokenizer(train_bpe(passages(100), 500))
+    gpt2.write_tokenizer(tmp_path, tokenizer)
+    assert gpt2.read_tokenizer(tmp_path / "vocab.json").tokens == tokenizer.tokens
+    merges = (tmp_path / "merges.txt").read_text("utf-8").splitlines()
+    assert merges[0].startswith("#version") and "Ġ t" in merges
+
+
+def test_transformers_reads_our_tokens(exported, a_run):
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.GPT2Tokenizer.from_pretrained(exported / "rho")
+    _, ours, _, _ = load_rho(a_run / "rho.pt", "cpu")
+    for passage in passages(50) + ["Zoë's 3.14 naïve tests:  \"done\" — 日本 ☂."]:
+        assert theirs.encode(" " + passage) == ours.encode(passage)
+        assert theirs.decode(ours.encode(passage)).strip() == passage
+
+
+def test_tokens_of_newer_and_of_damaged_folders(tokenizer, tmp_path):
+    gpt2.write_tokenizer(tmp_path, tokenizer)
+    ids = json.loads((tmp_path / "vocab.json").read_text("utf-8"))
+    (tmp_path / "vocab.json").unlink()
+    newer = tmp_path / "tokenizer.json"
+    with_end = {**ids, "<|endoftext|>": len(ids)}        # as GPT-2's has: none of our tokens
+    newer.write_text(json.dumps({"model": {"vocab": with_end}}))
+    weights = tmp_path / "model.safetensors"
+    assert gpt2.choose_tokenizer(None, weights).tokens == tokenizer.tokens
+    without_e = {name: i for name, i in ids.items() if name != "e"}
+    for bad in (without_e, {name: i + 1 for name, i in ids.items()}):
+        newer.write_text(json.dumps({"model": {"vocab": bad}}))
+        with pytest.raises(UserError, match="tokenizer.json is damaged"):
+            gpt2.choose_tokenizer(str(tmp_path), None)
+    with pytest.raises(UserError, match="no vocab.json or tokenizer.json"):
+        gpt2.choose_tokenizer(str(tmp_path / "nowhere"), None)
+
+
+@pytest.fixture
+def gpt2s_own(tmp_path, monkeypatch):
+    """GPT-2's tokens, from a copy of a cache where there is one."""
+    kept = SHARED / "data" / "tiktoken_cache"
+    if not kept.exists():
+        pytest.skip(f"{kept} is not there")
+    shutil.copytree(kept, tmp_path / "cache", copy_function=shutil.copyfile)
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path / "cache"))
+    gpt2.gpt2_tokenizer.cache_clear()
+    yield gpt2.gpt2_tokenizer()
+    gpt2.gpt2_tokenizer.cache_clear()
+
+
+def test_gpt2s_tokens(gpt2s_own):
+    assert gpt2s_own.encoding.encode_ordinary("Hello world") == [15496, 995]
+    assert len(gpt2s_own.tokens) == 50256 and gpt2s_own.period == 13
+    assert gpt2s_own.decode([15496, 50256, 995]) == "Hello world"
+
+
+def test_gpt2s_tokens_without_network_or_cache(tmp_path, monkeypatch, capsys):
+    def refused(*args):
+        raise ConnectionError("no network")
+    monkeypatch.setattr(gpt2.tiktoken, "get_encoding", refused)
+    gpt2.gpt2_tokenizer.cache_clear()
+    given = ["rho", *SMALL, "--tokenizer", "gpt2", "--out", str(tmp_path / "r.pt")]
+    assert gpt2.main(given) == 2
+    assert "TIKTOKEN_CACHE_DIR" in one_sentence(capsys)
+
+
+def test_a_tokenizer_of_another_vocabulary_is_refused(exported, tokenizer, tmp_path, capsys):
+    gpt2.write_tokenizer(tmp_path, tokenizer)
+    given = ["--weights", str(exported / "rho"), "--tokenizer", str(tmp_path), "--out",
+             str(tmp_path / "r.pt")]
+    assert gpt2.main(["rho", *SMALL, *given]) == 2
+    assert "have 700 tokens, the tokenizer 300" in one_sentence(capsys)
+
+
+# --- downloads --------------------------------------------------------------------------
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A server on the loopback address with a folder to serve; an empty cache to load
+    into."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "log_message",
+                        lambda *args: None)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as there:
+        threading.Thread(target=there.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{there.server_port}/{{}}"
+        monkeypatch.setattr(gpt2, "WEIGHTS", address + ".safetensors")
+        monkeypatch.setattr(gpt2, "LABELS", address + ".json")
+        monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+        yield folder
+        there.shutdown()
+
+
+def test_weights_are_downloaded_once_and_whole(server, model, tokenizer, tmp_path):
+    path = published(model, tokenizer, tmp_path / "m") / "model.safetensors"
+    whole = path.read_bytes()
+    (server / "gpt2.safetensors").write_bytes(whole[:-100])
+    with pytest.raises(UserError, match="cannot be downloaded.*cut short"):
+        gpt2.weights_file("gpt2")
+    left = [path for path in (tmp_path / "hub").rglob("*") if path.is_file()]
+    assert not left, "a part is not taken for the whole"
+    (server / "gpt2.safetensors").write_bytes(whole)
+    gpt2.weights_file("gpt2")
+    (server / "gpt2.safetensors").unlink()
+    assert gpt2.weights_file("gpt2").read_bytes() == whole
+    with pytest.raises(UserError, match="404"):
+        gpt2.weights_file("gpt2-medium")
+
+
+def test_labels_are_downloaded_by_the_name_of_their_task(server, tmp_path, monkeypatch):
+    of_bytes = Tokenizer([bytes([b]) for b in range(256)])
+    monkeypatch.setattr(gpt2, "gpt2_tokenizer", lambda: of_bytes)
+    samples = {f"sample{k}": list(b"The sun shone.") for k in range(4)}
+    entries = [{"query": list(f"Tom is {i}.".encode()), "best": i % 4, **samples}
+               for i in range(24)]
+    (server / "descriptiveness.json").write_text(json.dumps(entries))
+    to = tmp_path / "labels.jsonl"
+    assert gpt2.main(["labels", "descriptiveness", "--to", str(to)]) == 0
+    assert read_comparisons(to)[5] == Comparison("Tom is 5.", ["The sun shone."] * 4, 1)
+
+
+# --- the labels that OpenAI released ----------------------------------------------------
+
+def bad_entry(change):
+    good = {"query": [65, 66], "best": 0, **{f"sample{k}": [66, 46, 50259] for k in range(4)}}
+    if isinstance(change, dict):
+        return good, {**good, **change}
+    if isinstance(change, str):
+        return good, {key: good[key] for key in good if key != change.removeprefix("no ")}
+    return good, change
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"best": 4}, "best is 4"), ({"best": None}, "best is None"), ({"best": True}, "best is True"),
+    ({"sample3": [13, 50258]}, "50258 is not one of GPT-2's tokens"),
+    ({"sample3": [50259, 13]}, "50259 is not one of GPT-2's tokens"),
+    ({"query": [-1]}, "-1 is not"), ({"query": ["a"]}, "'a' is not"),
+    ({"query": [50259]}, "the query is empty"), ({"sample1": "text"}, "must be texts"),
+    ({key: "\ud800 a" for key in gpt2.TEXTS}, "surrogates"),
+    ("no best", "KeyError: 'best'"), ("no sample3", "KeyError: 'sample3'"), (7, "TypeError")])
+def test_openais_labels_that_cannot_be_used(change, words, tmp_path, monkeypatch, capsys):
+    of_bytes = Tokenizer([bytes([b]) for b in range(256)])
+    monkeypatch.setattr(gpt2, "gpt2_tokenizer", lambda: of_bytes)
+    (tmp_path / "l.json").write_text(json.dumps([*bad_entry(change)] * 9))
+    to = tmp_path / "labels.jsonl"
+    assert gpt2.main(["labels", str(tmp_path / "l.json"), "--to", str(to)]) == 2
+    said = one_sentence(capsys)
+    assert words in said and "entry 2" in said and not to.exists()
+
+
+@pytest.mark.parametrize("content, words", [
+    ("[", "cannot be read"), ("{}", "not a JSON list"), ("[]", "not a JSON list")])
+def test_a_file_of_no_such_labels(content, words, tmp_path, tokenizer):
+    (tmp_path / "l.json").write_text(content)
+    with pytest.raises(UserError, match=words):
+        gpt2.read_labels(tmp_path / "l.json", tokenizer)
+
+
+def test_a_sample_that_says_nothing_is_read(tmp_path, tokenizer):
+    entry, _ = bad_entry({})
+    (tmp_path / "l.json").write_text(json.dumps([{**entry, "sample2": [50259, 50259]}]))
+    comparison, = gpt2.read_labels(tmp_path / "l.json", tokenizer)
+    assert comparison.query == "AB" and comparison.samples == ["B.", "B.", "", "B."]
+
+
+# --- rho, from weights or from nothing --------------------------------------------------
+
+def test_from_nothing_rho_is_the_one_that_rlhf_trains(a_run, tmp_path, capsys):
+    path = tmp_path / "deep" / "rho.pt"
+    given = [*SMALL, "--steps", "20", "--batch", "8", "--out", str(path)]
+    assert gpt2.main(["rho", *given]) == 0
+    ours, tokenizer, queries, losses = load_rho(path, "cpu")
+    theirs, their_tokenizer, their_queries, their_losses = load_rho(a_run / "rho.pt", "cpu")
+    assert ours.shape == theirs.shape and tokenizer.tokens == their_tokenizer.tokens
+    assert torch.equal(ours(tokens_of(2, 9)), theirs(tokens_of(2, 9)))
+    assert losses == their_losses and set(queries) == {"reward", "policy", "evaluation"}
+    for name, groups in queries.items():
+        assert all(torch.equal(group, their_queries[name][Q]) for Q, group in groups.items())
+    before = path.read_bytes()
+    capsys.readouterr()
+    assert gpt2.main(["rho", *given]) == 2, "nothing is overwritten"
+    assert "is there already" in one_sentence(capsys) and path.read_bytes() == before
+
+
+def test_an_exported_run_is_read_again_and_stays_as_it_is(a_run, exported, tmp_path, capsys):
+    rho, _, _, _ = load_rho(a_run / "rho.pt", "cpu")
+    policy = torch.load(a_run / "policy.pt", weights_only=True)["policy"]
+    r = torch.load(a_run / "reward.pt", weights_only=True)["reward"]
+    for name, weights, prefix in (("rho", rho.state_dict(), ""), ("r", r, "trunk."),
+                                  ("pi", policy, "trunk.")):
+        again = gpt2.read_gpt2(exported / name / "model.safetensors").state_dict()
+        for key, tensor in again.items():
+            assert torch.equal(tensor, weights[prefix + key]), f"{name}: {key}"
+    path = tmp_path / "r.pt"
+    given = ["--weights", str(exported / "pi"), "--passages", "300", "--out", str(path)]
+    assert gpt2.main(["rho", *given, *CPU]) == 0, "no steps where no text is given"
+    again, tokenizer, _, _ = load_rho(path, "cpu")
+    gpt2.write_gpt2(tmp_path / "again", again, tokenizer)
+    for name in ("vocab.json", "merges.txt", "model.safetensors", "config.json"):
+        written = (exported / "pi" / name).read_bytes()
+        assert (tmp_path / "again" / name).read_bytes() == written
+    capsys.readouterr()
+    assert gpt2.main(["export", str(a_run), "--to", str(exported)]) == 2
+    assert "is there already" in one_sentence(capsys)
+    assert gpt2.main(["export", str(tmp_path)]) == 2
+    assert "no finished policy" in one_sentence(capsys)
+
+
+def printed_command(capsys):
+    said = capsys.readouterr().out
+    words = shlex.split(said.strip().splitlines()[-1])
+    assert words[:2] == ["python", "rlhf.py"]
+    return words[2:]
+
+
+def test_your_own_text_to_a_policy_in_miniature(exported, tmp_path, capsys):
+    text = tmp_path / "books"
+    text.mkdir()
+    (text / "a.txt").write_text(" ".join(passages(150, seed=1)))
+    (text / "b.txt").write_text(" ".join(passages(150, seed=2)))
+    given = ["--weights", str(exported / "rho"), "--text", str(text), "--steps", "3",
+             "--out", str(tmp_path / "my rho.pt"), "--seed", "3"]
+    assert gpt2.main(["rho", *given, *CPU]) == 0
+    command = printed_command(capsys)
+    assert command[:2] == ["--seed", "3"]
+    assert "--whiten_rewards" not in command, "the core's settings for a small vocabulary"
+    given = [*TINY, *command, "--out", str(tmp_path / "out")]
+    assert rlhf.main(given) == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["config"]["rho"] == str(tmp_path / "my rho.pt")
+
+
+def test_gpt2s_vocabulary_openais_labels_and_the_released_settings(gpt2s_own, tmp_path,
+                                                                   capsys):
+    encode, pad = gpt2s_own.encode, 50259
+    sentences = [text.split(". ")[0] + "." for text in passages(200)]
+    entries = []
+    for i in range(40):
+        entry = {"query": encode(sentences[i]) + [pad] * 7, "best": i % 4}
+        for k in range(4):
+            entry[f"sample{k}"] = encode(sentences[40 + 4 * i + k]) + [pad]
+        entries.append(entry)
+    (tmp_path / "offline_5k.json").write_text(json.dumps(entries))
+    labels = tmp_path / "labels.jsonl"
+    assert gpt2.main(["labels", str(tmp_path / "offline_5k.json"), "--to", str(labels)]) == 0
+    assert read_comparisons(labels)[1] == Comparison(sentences[1], sentences[44:48], 1)
+
+    torch.manual_seed(0)
+    big = GPT(50257, 100, 1, 2, 8)
+    tokens_of_a_run = Tokenizer(train_bpe([], 256))
+    gpt2.write_gpt2(tmp_path / "tiny", big, tokens_of_a_run)
+    (tmp_path / "tiny" / "vocab.json").unlink()      # as after a download of the weights
+    path = tmp_path / "rho.pt"
+    given = ["--weights", str(tmp_path / "tiny"), "--passages", "100", "--out", str(path)]
+    assert gpt2.main(["rho", *given, *CPU]) == 0
+    _, tokenizer, queries, _ = load_rho(path, "cpu")
+    assert len(tokenizer.tokens) == 50256
+    lengths = [Q for groups in queries.values() for Q in groups]
+    assert min(lengths) == 32 and max(lengths) == 64
+
+    command = printed_command(capsys)
+    cfg = rlhf.read_config(command)
+    released = dict(query_min=32, query_max=64, n_labels=4992, reward_lr=5e-5,
+                    reward_batch=32, episodes=1000000, batch_size=512, lr=1e-5, K=0.0512,
+                    kl_target=6.0, beta=0.15, vf_coef=0.1, whiten_rewards=True,
+                    supervised_lr=1e-4, rho=str(path), device="cpu")
+    assert {name: getattr(cfg, name) for name in released} == released
+    cfg = rlhf.read_config([*command, "--labels", str(labels)])
+    assert cfg.labels == str(labels), "rlhf.py takes them"
+
+
+@pytest.mark.parametrize("given, words", [
+    (["--share", "0.4"], "below a third"), (["--query_min", "20"], "at most --query_max"),
+    (["--steps", "-1"], "--lm_steps is -1"), (["--lr", "nan"], "--lm_lr is nan"),
+    (["--n_head", "3"], "a multiple of --n_head"), (["--device", "tpu"], "present"),
+    (["--response_length", "0"], "--response_length is 0"), (["--episodes", "9"], "--help"),
+    (["--query_max", "50"], "has 38 positions, but --query_max and --response_length want"),
+    (["--text", "nowhere.txt"], "nowhere.txt"), (["--weights", "no-gpt"], "no-gpt")])
+def test_what_the_user_can_mend_is_one_sentence(given, words, exported, tmp_path, capsys):
+    if "--query_max" in given:
+        given = [*given, "--weights", str(exported / "rho")]
+    command = ["rho", "--passages", "50", "--out", str(tmp_path / "r.pt"), *CPU, *given]
+    assert gpt2.main(command) == 2
+    said = one_sentence(capsys)
+    assert words in said.replace("weights have", "weights has") and not list(
+        tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("script", [gpt2, label])
+def test_help_has_the_options_of_its_command_alone(script, capsys):
+    def help_of(*argv):
+        with pytest.raises(SystemExit) as end:
+            script.main([*argv, "--help"])
+        assert end.value.code == 0
+        return set(re.findall(r"--\w+", capsys.readouterr().out)) - {"--help"}
+    if script is gpt2:
+        assert help_of("labels") == {"--to"} == help_of("export")
+        assert {"--weights", "--text", "--n_embd"} < help_of("rho")
+    else:
+        assert help_of("agreement") == set()
+        assert {"--rho", "--policy", "--to", "--n", "--seed", "--task"} < help_of("ask")
+    assert script.main([]) == 2
+    assert "--help" in one_sentence(capsys)
+
+
+def test_an_interrupt_is_no_traceback(monkeypatch, capsys):
+    def stop(argv):
+        raise KeyboardInterrupt
+    for script in (gpt2, label):
+        monkeypatch.setattr(script, "read_options", stop)
+        assert script.main([]) == 2
+        assert "stopped" in capsys.readouterr().err
+
+
+# --- text of your own -------------------------------------------------------------------
+
+def test_sentences_end_where_a_reader_would_say_so():
+    text = 'Mr. Elliot paid $3.50. "I know," said J. R. Hartley. He left, i.e. fled... Dr. Wu ran.'
+    passage, = gpt2.split_into_passages(text)
+    assert passage == ('Mr Elliot paid $3.50. "I know," said J R Hartley. He left, ie fled... '
+                       "Dr Wu ran.")
+    tokenizer = Tokenizer(train_bpe([], 256))
+    ids = tokenizer.encode(passage)
+    bounds = tokenizer.sentence_bounds(ids)
+    sentences = [tokenizer.decode(ids[a:b]) for a, b in zip(bounds, bounds[1:])]
+    assert sentences == ["Mr Elliot paid $3.50.", '"I know," said J R Hartley.',
+                         "He left, ie fled...", "Dr Wu ran."]
+
+
+def test_passages_divide_a_text_and_share_no_sentence():
+    sentences = [f"This is sentence {i}." for i in range(100)]
+    parts = gpt2.split_into_passages(" ".join(sentences))
+    assert [part.count(".") for part in parts] == [40, 40, 20]
+    assert " ".join(parts) == " ".join(sentences)
+
+
+def test_rho_reads_not_one_passage_of_the_other_parts(monkeypatch, tmp_path):
+    # 23 passages, a fifth each for labels, pi and evaluation: 4, 4 and 4; 11 are left.
+    numbered = [f"{i}." for i in range(23)]
+    parts = split_passages(numbered, 0.2)
+    assert {name: len(part) for name, part in parts.items()} == {
+        "train": 11, "reward": 4, "policy": 4, "evaluation": 4}
+    assert sorted(sum(parts.values(), []), key=numbered.index) == numbered
+    # What `rho` trains on is the first part, and nothing but it.
+    read = []
+
+    def watched(passages, tokenizer, T):
+        read.append(passages)
+        return windows(passages, tokenizer, T)
+    windows = gpt2.sentence_windows
+    monkeypatch.setattr(gpt2, "sentence_windows", watched)
+    text = passages(50)
+    given = ["--passages", "50", "--share", "0.2", "--vocab_size", "700", "--n_embd", "8",
+             "--steps", "0", "--out", str(tmp_path / "r.pt"), *CPU]
+    assert gpt2.main(["rho", *given]) == 0
+    assert read == [text[:20], text[40:]]
+
+
+def test_text_from_a_file_or_a_folder(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "a.txt").write_bytes("\ufeffOne\r\nday.\r\n".encode())
+    (tmp_path / "deep" / "b.txt").write_text("Zoë  came.\n\nLate.", "utf-8")
+    (tmp_path / "c.png").write_bytes(b"\x89PNG")
+    assert gpt2.read_text(tmp_path / "a.txt") == "One day."
+    assert gpt2.read_text(tmp_path) == "One day. Zoë came. Late."
+
+
+@pytest.mark.parametrize("content, words", [
+    (b"", "too short"), (b"One sentence.", "too short"),
+    (b"\xff\xfe\x00bad", "not UTF-8 text"),
+    (b"MZ\x00\x01", "not a text, character 2 is a zero byte"),
+    (None, "no file *.txt in this folder")])
+def test_a_text_that_cannot_be_used(content, words, tmp_path, capsys):
+    path = tmp_path / "a.txt"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    given = ["--text", str(path), "--vocab_size", "300", "--out", str(tmp_path / "r.pt")]
+    assert gpt2.main(["rho", *given, *CPU]) == 2
+    assert words in one_sentence(capsys) and not (tmp_path / "r.pt").exists()
+
+
+# --- a person at the terminal -----------------------------------------------------------
+
+QUESTIONS = [[f"Query {i}.", [f"Sample {i} {k}." for k in range(4)]] for i in range(5)]
+
+
+def typed(keys, path, monkeypatch, questions=QUESTIONS):
+    """The person's file after these words, an Enter behind each."""
+    lines = "".join(key + "\n" for key in keys.split(" "))
+    monkeypatch.setattr(label.sys, "stdin", io.StringIO(lines))
+    with label.open_answers(path) as (file, answers):
+        answered = {label.key_of((c.query, c.samples)) for c in answers}
+        label.ask(questions, file, answered)
+    return read_comparisons(path) if path.stat().st_size else []
+
+
+def test_answers_skips_and_second_thoughts(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "labels.jsonl"
+    # u before any answer does nothing; question 1 is skipped; the answer to 2 is taken
+    # back.
+    assert typed("u 1 s 3 u 4 q", path, monkeypatch) == [
+        Comparison(*QUESTIONS[0], 0), Comparison(*QUESTIONS[2], 3)]
+    said = capsys.readouterr().out
+    assert "question 4 of 5, some 0 minutes left" in said and "nothing to take back" in said
+    # Begun again: the open questions, and what was skipped among them; u takes a skip back
+    # too.
+    assert typed("2 s u 2 4", path, monkeypatch)[2:] == [
+        Comparison(*QUESTIONS[1], 1), Comparison(*QUESTIONS[3], 1),
+        Comparison(*QUESTIONS[4], 3)]
+    said = capsys.readouterr().out
+    assert "question 3 of 5" in said and "Query 0" not in said
+
+
+def test_upper_case_is_understood(tmp_path, monkeypatch):
+    path = tmp_path / "labels.jsonl"
+    assert typed("1 S 3 U 4 Q", path, monkeypatch) == [
+        Comparison(*QUESTIONS[0], 0), Comparison(*QUESTIONS[2], 3)]
+
+
+@pytest.mark.parametrize("keys", [
+    "\x1b[3~", "\x1b[4~", "\x1b[F", "\x1b[15~", "\x1b1", "\x1b[1~", "\x1b[A", "\x1bOP", "",
+    "12", "0", "5", "sq", "1.", "one", "１", "²", "\x7f", "\x001", "\x1c1", "ſ", "\ufffd"])
+def test_what_is_no_answer_writes_nothing(keys, tmp_path, monkeypatch, capsys):
+    # Delete, End twice, F5, Alt-1, Home, an arrow, F1: several characters, digits among
+    # them.
+    assert typed(f"{keys} q", tmp_path / "l", monkeypatch) == []
+    assert capsys.readouterr().out.count("question 1 of 5") == 1, "and asks on"
+
+
+def test_an_answer_is_on_disk_before_the_next_question(tmp_path, monkeypatch):
+    seen, synced = [], []
+    answers = iter("12")
+
+    def next_answer():
+        seen.append((tmp_path / "l").read_text().count("\n"))
+        return next(answers, "q")
+    monkeypatch.setattr(label, "read_answer", next_answer)
+    monkeypatch.setattr(label.os, "fsync", synced.append)
+    with label.open_answers(tmp_path / "l") as (file, _):
+        label.ask(QUESTIONS, file, set())
+    assert seen == [0, 1, 2] and len(synced) == 2
+
+
+def test_half_a_line_is_an_answer_that_was_cut_off(tmp_path, monkeypatch):
+    path = tmp_path / "labels.jsonl"
+    lines = [comparison_line(Comparison(query.replace("Q", "É"), samples, 2))
+             for query, samples in QUESTIONS]
+    data = lines[1].encode()
+    for end in (1, 8, 12, data.index("É".encode()) + 1, -9):     # one within a character
+        path.write_bytes(lines[0].encode() + data[:end])
+        with label.open_answers(path) as (file, answers):
+            assert [c.best for c in answers] == [2]
+        assert path.read_text("utf-8") == lines[0]
+    path.write_text(lines[0] + lines[1].rstrip(), "utf-8")
+    assert [c.best for c in typed("1 q", path, monkeypatch)] == [2, 2, 0], "a whole line stays"
+
+
+@pytest.mark.parametrize("content", [
+    b"my notes", b"[1]\n", b'{"a": 1}\nnotes\n{"b', b'{"a": 1}\n{"b', b"\x00\xff\n{", b"{notes",
+    b'{"query": "x"}\n'])
+def test_a_file_that_holds_no_answers_stays_as_it_is(content, tmp_path, monkeypatch):
+    (tmp_path / "l").write_bytes(content)
+    with pytest.raises(UserError, match="not a file of answers"):
+        typed("1 q", tmp_path / "l", monkeypatch)
+    assert (tmp_path / "l").read_bytes() == content
+    with pytest.raises(UserError, match="is not a file; give another"):
+        typed("1 q", tmp_path, monkeypatch)
+
+
+@pytest.mark.skipif(label.fcntl is None, reason="no locks here")
+def test_one_window_at_a_time(tmp_path, monkeypatch):
+    with label.open_answers(tmp_path / "l"):
+        with pytest.raises(UserError, match="another window"):
+            typed("1 q", tmp_path / "l", monkeypatch)
+
+
+@pytest.mark.parametrize("content", [
+    "3", '[["q", ["a", "b", "c"]]]', '[["q", [1, 2, 3, 4]]]', '[["q", "abcd"]', "[1]"])
+def test_damaged_questions_are_refused(content, tmp_path):
+    (tmp_path / "q.json").write_text(content)
+    with pytest.raises(UserError, match="q.json is damaged"):
+        label.questions_of(tmp_path / "q.json", 1, None)
+
+
+def test_no_question_twice_in_a_file(tmp_path):
+    path = tmp_path / "q.json"
+    shuffled = ["Query 0.", ["Sample 0 3.", "Sample 0 1.", "Sample 0 2.", "Sample 0 0."]]
+    made = label.questions_of(path, 9, lambda n: [*QUESTIONS[:2], QUESTIONS[1], shuffled])
+    assert made == QUESTIONS[:2], "fewer than asked for: the file holds what there is"
+    more = label.questions_of(path, 4, lambda n: [QUESTIONS[0], QUESTIONS[4]][:n])
+    assert more == [*QUESTIONS[:2], QUESTIONS[4]]
+    assert label.questions_of(path, 2, None) == QUESTIONS[:2]
+    assert json.loads(path.read_text("utf-8")) == more
+
+
+def test_input_that_ends_loses_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(label.sys, "stdin", io.StringIO("1\n3\n2"))
+    with pytest.raises(UserError, match="the input has ended"):
+        with label.open_answers(tmp_path / "l") as (file, _):
+            label.ask(QUESTIONS, file, set())
+    assert [c.best for c in read_comparisons(tmp_path / "l")] == [0, 2], "2 had no Enter"
+
+
+def test_what_a_terminal_would_obey_is_not_shown():
+    said = label.shown("\x1b[2J", ["\x07a", "b\x9b1m", "", "d\u00ad\u200d"], "title")
+    assert "\x1b" not in said and "\x07" not in said and "\x9b" not in said
+    assert "d\u00ad\u200d" in said, "soft hyphens and joiners are no commands"
+    assert " 3  (nothing)" in said
+
+
+def test_a_question_is_wrapped_to_the_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    query, samples = QUESTIONS[0]
+    said = label.shown("word " * 30, [*samples[:3], "long" * 30], "title")
+    assert max(len(line) for line in said.split("\n")) <= 40
+    assert said.index(" 1  Sample 0 0.") < said.index(" 4  longlong")
+
+
+# --- from a rho to a file of labels -----------------------------------------------------
+
+@pytest.fixture
+def answers(monkeypatch):
+    """answers("1 2 q"): what the next command reads."""
+    def give(keys):
+        lines = "".join(key + "\n" for key in keys.split(" "))
+        monkeypatch.setattr(label.sys, "stdin", io.StringIO(lines))
+    return give
+
+
+def test_two_models_give_four_samples_in_random_places(a_run, monkeypatch):
+    asked = []
+
+    def told(model, query, n, sampling, tokenizer):
+        name = "rho" if not asked or model is asked[0] else "pi"
+        if not asked:
+            asked.append(model)
+        return [[f"{name} {i}" for i in range(n)] for _ in query]
+    monkeypatch.setattr(reward, "generate_texts", told)
+    cfg = rlhf.Config(rho=str(a_run / "rho.pt"), device="cpu")
+    policy = str(a_run / "policy.pt")
+    questions = label.make_questions(cfg, policy, 60)
+    for _, samples in questions:
+        assert sorted(samples) == ["pi 0", "pi 1", "rho 0", "rho 1"]
+    places = {tuple(text[:2] for text in samples) for _, samples in questions}
+    assert len(places) == 6, "all orders of two and two"
+    asked.clear()
+    for _, samples in label.make_questions(cfg, None, 6):
+        assert samples == ["rho 0", "rho 1", "rho 2", "rho 3"]
+
+
+def test_a_second_person_is_asked_the_same_and_rlhf_reads_it(a_run, tmp_path, answers,
+                                                             capsys):
+    rho = str(a_run / "rho.pt")
+    mine, second = tmp_path / "mine" / "labels.jsonl", tmp_path / "mine" / "second.jsonl"
+    common = ["ask", "--rho", rho, *CPU]
+    for keys, path in (("1 1 1 1 1", mine), ("1 2 3 4 1", second)):
+        answers(keys)
+        assert label.main([*common, "--n", "5", "--to", str(path)]) == 0
+    answers(" ".join("1" * 19))
+    assert label.main([*common, "--n", "24", "--to", str(mine)]) == 0
+    said = capsys.readouterr().out
+    assert "question 6 of 24" in said, "more questions, and the first ones stay"
+    assert "24 answers in" in said and "most positive and happy" in said
+    assert len(list(mine.parent.glob("questions-*.json"))) == 1
+    # Of rho and pi, or at another temperature: other questions, in another file.
+    answers("q")
+    assert label.main([*common, "--policy", str(a_run / "policy.pt"), "--n", "5", "--to",
+                       str(second)]) == 0
+    answers("q")
+    assert label.main([*common, "--temperature", "1", "--n", "5", "--to", str(second)]) == 0
+    assert len(list(mine.parent.glob("questions-*.json"))) == 3
+    capsys.readouterr()
+    assert label.main(["agreement", str(mine), str(second)]) == 0
+    assert "agree on 2 of 5 questions" in capsys.readouterr().out
+    given = [*TINY, "--rho", rho, "--labels", str(mine), "--out", str(tmp_path / "run")]
+    assert rlhf.main(given) == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["labels"]["n"] <= 20 and results["reward_model"]["n"] == 4
+
+
+def test_a_runs_labels_are_not_added_to(a_run, tmp_path, capsys):
+    before = (a_run / "labels.jsonl").read_bytes()
+    given = ["ask", "--rho", str(a_run / "rho.pt"), *CPU, "--to"]
+    assert label.main([*given, str(a_run / "labels.jsonl")]) == 2
+    assert "the folder of a run" in one_sentence(capsys)
+    assert (a_run / "labels.jsonl").read_bytes() == before
+    assert label.main([*given, str(tmp_path / "l"), "--n", "0"]) == 2
+    assert "--n is 0" in one_sentence(capsys)
+    assert label.main([*given, str(tmp_path / "l"), "--policy", str(tmp_path / "p")]) == 2
+    assert "No such file" in one_sentence(capsys)
+
+
+class Terminal:
+    """label.py at the other end of a pseudo-terminal."""
+
+    def __init__(self, options):
+        self.pid, self.fd = pytest.importorskip("pty").fork()
+        if self.pid == 0:
+            os.environ["OMP_NUM_THREADS"] = "1"
+            os.chdir(ROOT)
+            command = [sys.executable, "-m", "extras.label", *options]
+            os.execv(sys.executable, command)
+        self.seen = ""
+
+    def until(self, words):
+        """What is shown up to these words."""
+        while words not in self.seen:
+            assert select.select([self.fd], [], [], 60)[0], self.seen
+            try:
+                self.seen += os.read(self.fd, 4096).decode()
+            except OSError:                              # closed: the program has ended
+                break
+        shown, found, self.seen = self.seen.partition(words)
+        assert found, f"{words!r} not in {shown}"
+        return shown
+
+    def status(self):
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+def test_a_person_answers_is_killed_and_goes_on(a_run, tmp_path):
+    to, prompt = tmp_path / "labels.jsonl", "and Enter > "
+    options = ["ask", "--rho", str(a_run / "rho.pt"), *CPU, "--to", str(to), "--n", "6"]
+    person = Terminal(options)
+    first = person.until(prompt)
+    assert "question 1 of 6" in first and all(f" {k}  " in first for k in (1, 2, 3, 4))
+    os.write(person.fd, b"\x1b[3~\n2\n")                     # Delete is no answer
+    person.until("none of these")
+    person.until("question 2 of 6")
+    os.kill(person.pid, signal.SIGKILL)
+    assert person.status() == -signal.SIGKILL
+    assert [c.best for c in read_comparisons(to)] == [1]
+    person = Terminal(options)
+    os.write(person.fd, b"1\n3\n4\n")                        # typed ahead
+    person.until("question 5 of 6")
+    os.write(person.fd, b"\x04")                             # Ctrl-D
+    person.until("the input has ended")
+    assert person.status() == 2
+    assert [c.best for c in read_comparisons(to)] == [1, 0, 2, 3]
+
+
+# --- two people -------------------------------------------------------------------------
+
+def test_agreement_of_two_people(tmp_path, capsys):
+    for name, best in (("a", [0, 1, 2, 3]), ("b", [0, 1, 3, 2]), ("c", [0])):
+        comparisons = [Comparison(*q, b) for q, b in zip(QUESTIONS, best)]
+        write_comparisons(tmp_path / name, comparisons)
+    both = (tmp_path / "a").read_text() + (tmp_path / "b").read_text()
+    (tmp_path / "d").write_text(both)
+    write_comparisons(tmp_path / "e", [Comparison("Query 0.", list("wxyz"), 0)])
+    paths = {name: str(tmp_path / name) for name in "abcde"}
+    # 2 of 4: sqrt(.5 * .5 / 4) = .25.
+    assert label.main(["agreement", paths["a"], paths["b"]]) == 0
+    said = capsys.readouterr().out
+    assert "agree on 2 of 4 questions, 50.0% +/- 25.0%; chance is 25 %" in said
+    assert label.main(["agreement", paths["a"], paths["c"]]) == 0
+    assert "1 of 1" in capsys.readouterr().out
+    for words, pair in (("answers one question twice", [paths["a"], paths["d"]]),
+                        ("no question in common", [paths["a"], paths["e"]]),
+                        ("required", [paths["a"]])):
+        assert label.main(["agreement", *pair]) == 2
+        assert words in one_sentence(capsys)
