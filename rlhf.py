@@ -398,7 +398,7 @@ def write_json(path, value):
 
 def read_json(path):
     with reading(path):
-        return dict(json.loads(path.read_text("utf-8")))
+        return {**json.loads(path.read_text("utf-8"))}       # or a TypeError: no object
 
 
 def save(path, **parts):

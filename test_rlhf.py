@@ -4,6 +4,7 @@ test_rlhf.py: worked examples to redo on paper, oracles, and the whole loop in m
 Run: python -m pytest test_rlhf.py            # the core alone; no network, no other package
 """
 
+import collections
 import dataclasses
 import fcntl
 import hashlib
@@ -277,13 +278,13 @@ def test_bpe_by_hand():
 
 def test_bpe_against_the_plain_algorithm():
     """Count all pairs anew for every merge: slow, and obviously right."""
-    told = passages(20)
+    told = passages(10)
     words = [[bytes([b]) for b in piece.encode()]
              for passage in told for piece in text.regex.findall(text.SPLIT_PATTERN, " " + passage)]
     tokens = [bytes([b]) for b in range(256)]
     while len(tokens) < 300:
-        pairs = [pair for word in words for pair in zip(word, word[1:])]
-        best = max(set(pairs), key=lambda pair: (pairs.count(pair), pair))
+        counts = collections.Counter(pair for word in words for pair in zip(word, word[1:]))
+        best = max(counts, key=lambda pair: (counts[pair], pair))
         words = [text.merge_pair(word, best) for word in words]
         if best[0] + best[1] not in tokens:
             tokens.append(best[0] + best[1])
@@ -381,8 +382,8 @@ def test_collate_by_hand():
 # --- stories.py -----------------------------------------------------------------------------
 
 def test_stories_are_varied_and_deterministic():
-    some = passages(2000)
-    assert some == passages(2000) and some != passages(2000, seed=1)
+    some = passages(1000)
+    assert some == passages(1000) and some != passages(1000, seed=1)
     assert sum(len(frames) for frames in stories.FRAMES.values()) >= 100
     assert len(set(re.findall(r"[a-z']+", " ".join(some).lower()))) >= 600
     assert all(6 <= p.count(".") <= 12 for p in some)
@@ -392,7 +393,7 @@ def test_stories_are_varied_and_deterministic():
 
 def test_pronouns_have_their_person():
     # "he" or "him" needs a man who was named before it, "she" a woman.
-    for p in passages(2000):
+    for p in passages(1000):
         known = set()
         for word in re.findall(r"[A-Za-z]+", p):
             if word in stories.POOLS["man"]:
@@ -518,8 +519,8 @@ def test_the_score_is_read_at_the_last_real_token(model):
 
 def test_reward_head_scale(model):
     torch.manual_seed(0)
-    heads = torch.cat([reward.RewardModel(model).head.weight for _ in range(300)])
-    assert heads.std().item() == pytest.approx(1 / math.sqrt(17), rel=0.03)
+    heads = torch.cat([reward.RewardModel(model).head.weight for _ in range(150)])
+    assert heads.std().item() == pytest.approx(1 / math.sqrt(17), rel=0.05)
 
 
 def test_heads_lie_where_rho_does(model):
@@ -982,7 +983,8 @@ def test_kl_and_rewards_are_those_of_the_response_to_its_end(model):
     torch.manual_seed(0)
     means, kl = evaluate.mean_reward_and_kl(pi, model, [first_token, last_token], [query], sampling)
     assert kl == pytest.approx(by_hand, abs=1e-4) and kl > 0.1
-    assert means == pytest.approx([response[:, 0].float().mean(), response[:, -1].float().mean()])
+    wanted = [response[:, 0].float().mean().item(), response[:, -1].float().mean().item()]
+    assert means == pytest.approx(wanted)
 
 
 def test_optimal_policy_against_the_closed_form():
@@ -1090,3 +1092,315 @@ def test_r_is_judged_against_the_labelers(toy_task, monkeypatch, model):
     assert found["labels"] == {"agreement": None, "source": "mine.jsonl"}
     assert found["reward_model"]["best_loss"] is None
     assert seen["p"].tolist() == [[0, 0, 1, 0]] * 3
+
+
+# --- rlhf.py --------------------------------------------------------------------------------
+
+TINY = ("--quick --device cpu --passages 500 --vocab_size 700 --lm_steps 25 --n_labels 40 --episodes 128 "
+        "--batch_size 64 --eval_queries 16 --optimum_queries 4 --optimum_samples 16").split()
+
+
+@pytest.fixture(scope="session")
+def a_run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "out"
+    assert rlhf.main(TINY + ["--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture
+def copy_of_run(a_run, tmp_path):
+    return Path(shutil.copytree(a_run, tmp_path / "out"))
+
+
+def command_of(folder):
+    return TINY + ["--out", str(folder)]
+
+
+def results_of(folder):
+    """The results but for the clock and the folder's name."""
+    results = json.loads((folder / "results.json").read_text())
+    results.pop("seconds")
+    results["policy"].pop("episodes_per_second")
+    results["config"].pop("out")
+    return results
+
+
+def contents(folder):
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir()}
+
+
+def refused(argv, capsys):
+    """The one sentence with which a command is refused."""
+    capsys.readouterr()
+    assert rlhf.main(argv) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("rlhf.py: ") and said.count("\n") == 1 and "Traceback" not in said
+    return said
+
+
+def test_a_run_leaves_all_its_files(a_run):
+    assert set(contents(a_run)) == {
+        "config.json", "seconds.json", "lock", "rho.pt", "labels.jsonl", "reward.pt", "policy.pt",
+        "metrics.jsonl", "samples.txt", "figure.png", "results.json"}
+    results = json.loads((a_run / "results.json").read_text())
+    assert set(results["seconds"]) == set(rlhf.STAGES)
+    assert set(results["policy"]) >= {
+        "kl", "kl_target", "beta", "reward", "optimal_reward", "zero_shot_reward", "true_reward",
+        "share_of_optimum", "episodes", "episodes_per_second"}
+    assert results["language_model"]["loss"] < results["language_model"]["unigram_loss"]
+    assert results["labels"]["n"] == 40 and results["policy"]["episodes"] == 128
+    assert results["labels"]["source"] == "simulated" and results["labels"]["agreement"] > 0.25
+    assert set(results["win_rate"]) == {"zero_shot", "supervised", "supervised_vs_zero_shot"}
+    assert (a_run / "figure.png").read_bytes()[:4] == b"\x89PNG"
+    log = [json.loads(line) for line in (a_run / "metrics.jsonl").read_text().splitlines()]
+    assert [m["episode"] for m in log] == [64, 128] and log[0]["beta"] == 0.3 != log[1]["beta"]
+    assert set(log[0]) == {"episode", "score", "true", "kl", "beta", "total", "clipfrac", "approx_kl",
+                           "explained_variance", "policy_loss", "value_loss"}
+    assert len(reward.read_comparisons(a_run / "labels.jsonl")) == 48, "a fifth more, held out"
+    samples = (a_run / "samples.txt").read_text().split("\n\n")
+    assert len(samples) == 41 and "drawn again" in samples[0].replace("\n", " ")
+    rates = [json.loads((a_run / "config.json").read_text())[name] for name in ("lr", "quick")]
+    assert rates == [6e-4, True]
+
+
+def test_the_same_seed_gives_the_same_results_and_a_stage_cut_off_is_made_anew(copy_of_run, a_run):
+    for name in ("reward.pt", "policy.pt", "results.json"):
+        (copy_of_run / name).unlink()
+    assert rlhf.main(command_of(copy_of_run)) == 0
+    assert results_of(copy_of_run) == results_of(a_run)
+    assert contents(copy_of_run)["rho.pt"] == contents(a_run)["rho.pt"]
+    assert contents(copy_of_run)["metrics.jsonl"] == contents(a_run)["metrics.jsonl"]
+
+
+def test_what_is_finished_is_not_made_again(copy_of_run, capsys):
+    before = contents(copy_of_run)
+    assert rlhf.main(command_of(copy_of_run)) == 0
+    said = capsys.readouterr().out
+    assert contents(copy_of_run) == before and "/5" not in said
+    assert "MINIATURE" in said and "pi over zero-shot" in said
+
+
+def test_a_folder_holds_one_run(copy_of_run, capsys):
+    before = contents(copy_of_run)
+    said = refused(command_of(copy_of_run) + ["--lr", "1e-3"], capsys)
+    assert "--lr 0.0006, not 0.001; give another --out" in said
+    assert "--rho" in said and "--labels" in said
+    assert contents(copy_of_run) == before, "a refused command changes nothing"
+    with open(copy_of_run / "lock", "w") as lock:            # as another process would
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "another run is at work" in refused(command_of(copy_of_run), capsys)
+    (copy_of_run / "config.json").unlink()
+    assert "no config.json" in refused(command_of(copy_of_run), capsys)
+    before.pop("config.json")
+    assert contents(copy_of_run) == before
+
+
+def test_a_run_from_the_parts_of_another(a_run, tmp_path, capsys):
+    given = ["--rho", str(a_run / "rho.pt"), "--labels", str(a_run / "labels.jsonl")]
+    more = ["--n_labels", "30", "--supervised_lr", "0", "--optimum_queries", "0", "--beta", "0",
+            "--kl_target", "0"]
+    assert rlhf.main(command_of(tmp_path / "o") + given + more) == 0
+    files = contents(tmp_path / "o")
+    assert files["rho.pt"] == contents(a_run)["rho.pt"]
+    assert files["labels.jsonl"] == contents(a_run)["labels.jsonl"]
+    results = results_of(tmp_path / "o")
+    assert results["labels"] == {"agreement": None, "n": 30, "source": str(a_run / "labels.jsonl")}
+    assert set(results["win_rate"]) == {"zero_shot"} and results["frontier"] == []
+    said = capsys.readouterr().out
+    assert "target none" in said and "unknown at this KL" in said
+    assert "--response_length is 25, but must be at most 24" in refused(
+        command_of(tmp_path / "p") + given + ["--response_length", "25"], capsys)
+    assert "policy.pt is damaged" in refused(
+        command_of(tmp_path / "p") + ["--rho", str(a_run / "policy.pt")], capsys)
+    assert not (tmp_path / "p").exists()
+
+
+def test_every_part_of_the_evaluation_draws_from_its_own_seed(copy_of_run, a_run):
+    (copy_of_run / "results.json").unlink()
+    config = json.loads((copy_of_run / "config.json").read_text())
+    (copy_of_run / "config.json").write_text(json.dumps({**config, "optimum_queries": 2}))
+    assert rlhf.main(command_of(copy_of_run) + ["--optimum_queries", "2"]) == 0
+    mine, theirs = results_of(copy_of_run), results_of(a_run)
+    assert mine["frontier"] != theirs["frontier"] and mine["win_rate"] == theirs["win_rate"]
+    assert mine["policy"]["reward"] == theirs["policy"]["reward"]
+
+
+def test_the_queries_of_samples_txt_are_the_same_on_every_machine(monkeypatch):
+    asked = []
+
+    def say(rho, pi, reward, query, sampling, tokenizer):
+        torch.rand(rho)                                      # a model that draws as it likes
+        asked[-1] += query.tolist()
+        return [str(row) for row in query.tolist()]
+    monkeypatch.setattr(evaluate, "side_by_side", say)
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, device: self)
+    queries = {3: torch.arange(300).view(100, 3), 4: torch.arange(400).view(100, 4)}
+    texts = []
+    for machine in (1, 7):
+
+        class Model(int):
+            device = "cpu"
+        asked.append([])
+        cfg = types.SimpleNamespace(seed=0)
+        texts.append(evaluate.samples_text(cfg, Model(machine), None, None, queries, None, None))
+    assert len(asked[0]) == 40 and asked[0] == asked[1] and texts[0] == texts[1]
+
+
+def test_responses_of_one_token(tmp_path):
+    given = ["--response_length", "1", "--truncate_after", "0", "--query_max", "30",
+             "--optimum_queries", "0", "--supervised_lr", "0", "--eval_queries", "4"]
+    assert rlhf.main(command_of(tmp_path / "o") + given) == 0
+    assert len(reward.read_comparisons(tmp_path / "o" / "labels.jsonl")) == 48
+
+
+@pytest.mark.parametrize("name, content", [
+    ("rho.pt", b"damaged"), ("labels.jsonl", b"{}\n"), ("reward.pt", b""), ("policy.pt", None),
+    ("config.json", b"[]"), ("metrics.jsonl", b"{}\n")])
+def test_damaged_files_are_one_sentence(name, content, copy_of_run, capsys):
+    (copy_of_run / "results.json").unlink()
+    if content is None:
+        torch.save([1], copy_of_run / name)
+    else:
+        (copy_of_run / name).write_bytes(content)
+    assert name in refused(command_of(copy_of_run), capsys)
+
+
+def test_a_full_disk_is_one_sentence(tmp_path):
+    with pytest.raises(text.UserError, match="a.pt cannot be written: unexpected pos"):
+        with rlhf.whole_file(tmp_path / "a.pt"):
+            raise RuntimeError("unexpected pos")             # what torch.save says of it
+    assert not (tmp_path / "a.pt").exists()
+
+
+def test_what_is_not_finite_stops_the_run(copy_of_run, monkeypatch, capsys):
+    (copy_of_run / "policy.pt").unlink()
+    monkeypatch.setattr(rlhf, "learned_reward",
+                        lambda r, sampling: lambda x, y: torch.full((len(x),), math.nan))
+    assert "policy, update 1 of 2: the score is nan" in refused(command_of(copy_of_run), capsys)
+    assert not (copy_of_run / "policy.pt").exists()
+
+
+def test_a_stop_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    def stopped(cfg):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(rlhf, "run", stopped)
+    assert rlhf.main(command_of(tmp_path / "o")) == 2
+    assert "the same command goes on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options, words", [
+    (["--task", "joy"], "--task is 'joy', but must be sentiment or descriptiveness"),
+    (["--labels", "/nowhere/a.jsonl"], "--labels is '/nowhere/a.jsonl', but must be a file"),
+    (["--lr", "-1"], "--lr is -1.0, but must be above 0"),
+    (["--lr", "nan"], "--lr is nan, but must be a finite number"),
+    (["--seed", "-1"], "--seed is -1, but must be at least 0"),
+    (["--vocab_size", "256"], "--vocab_size is 256, but must be at least 257"),
+    (["--beta", "0"], "--beta is 0.0, but must be above 0, or --kl_target 0"),
+    (["--n_embd", "130"], "--n_embd is 130, but must be a multiple of --n_head, 4"),
+    (["--truncate_after", "24"], "--truncate_after is 24, but must be below"),
+    (["--query_min", "30"], "--query_min is 30, but must be at most"),
+    (["--share", "0.4"], "--share is 0.4, but must be below a third"),
+    (["--minibatches", "999"], "--minibatches is 999, but must be at most"),
+    (["--device", "abacus"], "--device is 'abacus', but must be present: "),
+    (["--passages", "3"], "the text is too short"),
+    (["--learning_rate", "1"], "unrecognized arguments: --learning_rate 1"),
+    (["--lr", "fast"], "argument --lr: invalid float value: 'fast'")])
+def test_what_the_user_can_mend_is_one_sentence(options, words, tmp_path, capsys):
+    given = ["--quick", "--device", "cpu", "--out", str(tmp_path / "o")] + options
+    assert words in refused(given, capsys)
+    if "--passages" not in options:
+        assert not (tmp_path / "o").exists()
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert "file" in refused(command_of(tmp_path / "file" / "o"), capsys)
+
+
+def test_help_explains_every_option_and_every_option_is_read(capsys):
+    with pytest.raises(SystemExit):
+        rlhf.main(["--help"])
+    said = capsys.readouterr().out
+    here = Path(__file__).parent
+    code = "".join((here / f"{name}.py").read_text() for name in ("rlhf", "evaluate", "ppo"))
+    for f in dataclasses.fields(rlhf.Config):
+        assert f"--{f.name} " in said
+        assert re.search(rf"cfg\.{f.name}\b|getattr\(cfg, name\)", code), f"--{f.name} is never read"
+    assert set(rlhf.QUICK) < {f.name for f in dataclasses.fields(rlhf.Config)}
+
+
+def test_the_default_is_not_a_miniature(monkeypatch):
+    cfg = rlhf.read_config(["--device", "cpu"])
+    assert cfg == dataclasses.replace(rlhf.Config(), device="cpu", out="out/sentiment-seed0")
+    quick = rlhf.read_config(["--quick", "--lm_steps", "7", "--task", "descriptiveness", "--seed", "2"])
+    assert (quick.lm_steps, quick.n_embd) == (7, 64) and quick.out == "out/descriptiveness-seed2-quick"
+
+
+def test_progress_fits_its_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda: types.SimpleNamespace(columns=50))
+    clock = itertools.count()
+    monkeypatch.setattr(rlhf.time, "time", lambda: float(next(clock)))
+    bar = rlhf.Progress("1/5 language model")
+    bar.note = "loss 3.141, and more than would fit into a line"
+    batches = bar([torch.zeros(6), torch.zeros(2)], each=5)
+    assert len(batches) == 2 and bar.total == 40 and [len(b) for b in batches] == [6, 2]
+    assert bar.done == 40
+    said = capsys.readouterr().out
+    assert "\n" not in said and all(len(line) <= 49 for line in said.split("\r"))
+    assert "[###############     ]" in said and "[####################]" in said
+    # 30 of 40 are done after 1 second of the clock: the rest takes a third of one.
+    bar = rlhf.Progress("5/5 evaluation")
+    bar.total = 100
+    for _ in bar([torch.zeros(20)]):
+        pass
+    for _ in bar([torch.zeros(20)], each=2):
+        pass
+    assert bar.done == 60, "of the total that was given"
+
+
+# --- rlhf.py sample -------------------------------------------------------------------------
+
+PROMPT = "Mara was happy."
+
+
+def sample(folder, *options):
+    return rlhf.main(["sample", "--out", str(folder), *options])
+
+
+def test_sample_says_what_rho_and_pi_do(a_run, capsys):
+    def said(*options):
+        capsys.readouterr()
+        assert sample(a_run, "--prompt", PROMPT, *options) == 0
+        return capsys.readouterr().out
+    first = said("--n", "2", "--seed", "5")
+    assert first.count("query       " + PROMPT) == 2
+    assert first.count("zero-shot") == 2 and first.count("fine-tuned") == 2
+    assert said("--n", "2", "--seed", "5") == first
+    assert said("--n", "2", "--seed", "6") != first
+    assert said("--n", "2", "--seed", "5", "--temperature", "0.1") != first
+    assert said().count("zero-shot") == 3
+
+
+def test_sample_asks_again_and_again(a_run, monkeypatch, capsys):
+    lines = iter([PROMPT, "", "word " * 99, "Mara saw a zzyzx."])
+
+    def typed(prompt):
+        try:
+            return next(lines)
+        except StopIteration:
+            raise EOFError from None
+    monkeypatch.setattr("builtins.input", typed)
+    assert sample(a_run, "--n", "1") == 0
+    said = capsys.readouterr().out
+    assert said.count("zero-shot") == 2 and "words that" not in said.split("fine-tuned")[0]
+    assert "some words and at most" in said and re.search(r"this one has \d{3}", said)
+    assert "warning: rho has hardly read these words:" in said and "zzyzx" in said
+
+
+def test_sample_refuses_in_one_sentence(a_run, tmp_path, capsys):
+    for options, words in ((["--prompt", "word " * 99], "this one has"), (["--prompt", " "], "words"),
+                           (["--prompt", PROMPT, "--n", "0"], "--n is 0"),
+                           (["--prompt", PROMPT, "--temperature", "0"], "--temperature is 0.0")):
+        assert words in refused(["sample", "--out", str(a_run), *options], capsys)
+    assert "no finished policy" in refused(["sample", "--out", str(tmp_path)], capsys)

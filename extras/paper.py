@@ -235,7 +235,8 @@ EXPERIMENTS["section 2.3"] = Experiment(
              axes=dict(ylim=(0, 5500)))])
 
 EXPERIMENTS["table 9"] = Experiment(
-    {"sentiment": [world_run("sentiment")], "descriptiveness": [world_run("descriptiveness")]},
+    {"sentiment": [world_run("sentiment")],
+     "descriptiveness": [world_run("descriptiveness")]},
     [])                          # two numbers, and no picture of them
 
 PAID_TRUE, PAID_R = "paid the true reward", "paid r of 5,000 labels"
@@ -301,8 +302,8 @@ EXPERIMENTS["seeds"] = Experiment(
 def miniature(run):
     """The same run so small that it is no result, only a test that everything works."""
     settings = {**run.settings, **dict(
-        passages=800, lm_steps=60, n_embd=32, vocab_size=700, episodes=256,
-        eval_queries=24)}
+        passages=600, lm_steps=150, lm_lr=1e-2, n_embd=32, vocab_size=700,
+        episodes=256, eval_queries=24)}
     settings["n_labels"] = max(20, run.settings.get("n_labels", 12000) // 50)
     if run.variant in ("world", "default"):
         settings.update(optimum_queries=min(4, run.settings.get("optimum_queries", 4)),
