@@ -291,7 +291,8 @@ def agreement_command(options):
 
 def read_options(argv):
     """The options of a command line, with the function of its command."""
-    parser = Parser(prog="python -m extras.label", description=__doc__, allow_abbrev=False,
+    parser = Parser(prog="python -m extras.label", description=__doc__,
+                    allow_abbrev=False,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="ask | agreement")
     asking = commands.add_parser("ask", description=ask_command.__doc__,

@@ -1,0 +1,382 @@
+# --- extras/paper.py --------------------------------------------------------------------
+
+import json
+import math
+import random
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import rlhf
+import stories
+import text
+from extras import paper, paper_results
+from gpt import GPT
+from ppo import AdaptiveKL, Policy
+from reward import RewardModel
+
+TINY_PAPER = dict(passages=500, lm_steps=80, lm_lr=1e-2, n_embd=32, vocab_size=700,
+                  n_labels=60, episodes=128, batch_size=64, eval_queries=16,
+                  truncate_after=8, optimum_queries=0, supervised_lr=0.0, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def paper_world(tmp_path_factory):
+    """The folder of a world with 60 labels, and an optimum from 3 queries. One thread,
+    as paper.py's runs have."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("world")
+    settings = {**TINY_PAPER, "optimum_queries": 3, "optimum_samples": 32}
+    paper.make_world(rlhf.Config(**settings, out=str(folder)))
+    yield folder
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def rival(paper_world, tmp_path_factory):
+    """The folder of the run that others are compared with."""
+    folder = tmp_path_factory.mktemp("rival")
+    cfg = rlhf.Config(**TINY_PAPER, out=str(folder))
+    paper.run_variant(cfg, "labels", paper_world)
+    return folder
+
+
+@pytest.fixture
+def tiny(paper_world, tmp_path):
+    """A Config with a folder of its own, and the world that it is for."""
+    cfg = rlhf.Config(**TINY_PAPER, out=str(tmp_path))
+    torch.manual_seed(0)
+    return cfg, paper.load_world(cfg, paper_world)
+
+
+def metrics(cfg):
+    return paper.metrics_of(Path(cfg.out))
+
+
+def query_and_response(world, n):
+    """n queries with a response of 24 periods; both as r reads them, up to the ninth."""
+    query = next(iter(world.queries["evaluation"].values()))[:n]
+    response = torch.full((len(query), 24), world.tokenizer.period)
+    tokens = torch.cat([query, response], dim=1)
+    return query, response, tokens, torch.full((len(query),), query.size(1) + 9)
+
+
+# The table of the experiments.
+
+@pytest.mark.parametrize("title", paper.EXPERIMENTS)
+def test_an_experiments_settings_make_valid_runs(title):
+    experiment = paper.EXPERIMENTS[title]
+    for of_label in experiment.series.values():
+        for run in of_label:
+            for settings in (run.settings, paper.miniature(run).settings):
+                cfg = rlhf.Config(**settings, device="cpu")
+                if cfg.beta == 0:                        # no price: table 10
+                    cfg = replace(cfg, beta=0.3)
+                rlhf.check(cfg)
+            assert run.variant in [*paper.VARIANTS, "world", "default"]
+            assert run not in paper.with_needs(paper.needs_of(run))
+    for panel in experiment.panels:
+        assert panel.title and panel.xlabel
+        assert panel.kind == "dots" or panel.ylabel
+        for label, _ in [*panel.lines.values(), *panel.levels.values()]:
+            assert label in experiment.series
+
+
+def test_the_table_names_the_runs_that_the_results_hold():
+    every = [run for experiment in paper.EXPERIMENTS.values()
+             for of_label in experiment.series.values() for run in of_label]
+    assert len(every) == 150
+    different = paper.with_needs(every)
+    assert len(different) == 110
+    assert len({paper.folder_of(run, Path("out")) for run in different}) == 110
+    for title, experiment in paper.EXPERIMENTS.items():
+        known = paper.load_series(title)
+        assert {label: len(of_label) for label, of_label in known.items()} == {
+            label: len(of_label) for label, of_label in experiment.series.items()}
+        for label, of_label in experiment.series.items():
+            for run, made in zip(of_label, known[label]):
+                for key in ("task", "seed", "n_labels", "kl_target", "beta", "episodes"):
+                    if run.variant in ("world", "both signs"):
+                        continue
+                    assert made["settings"].get(key) == run.settings.get(key)
+
+
+# One run, and many.
+
+def test_an_experiment_in_miniature(tmp_path, monkeypatch, capsys):
+    def tiny_run(run):
+        return paper.Run(run.variant, {**run.settings, **tiny_settings})
+    tiny_settings = {**TINY_PAPER, "optimum_samples": 32}
+    del tiny_settings["device"]
+    monkeypatch.setattr(paper, "miniature", tiny_run)
+    lines = paper.same(["5,000 labels"], "true")
+    panel = paper.Panel("curves", "here", lines, ylabel="r")
+    small = {"5,000 labels": paper.runs("labels", n_labels=5000)}
+    monkeypatch.setitem(paper.EXPERIMENTS, "figure 9", paper.Experiment(small, [panel]))
+    monkeypatch.chdir(tmp_path)
+    assert paper.main(["figure", "9", "--quick"]) == 0, capsys.readouterr()
+    home = tmp_path / "out" / "paper-quick"
+    first = json.loads((home / "figure_9.json").read_text())
+    run = first["series"]["5,000 labels"][0]
+    assert first["command"] == "python -m extras.paper figure 9"
+    assert run["settings"]["variant"] == "labels" and run["settings"]["n_labels"] == 60
+    assert 0 <= run["numbers"]["win_rate.zero_shot"] <= 100 and len(run["samples"]) == 2
+    assert run["curve"]["episode"] == [64, 128] and "clipfrac" in run["curve"]
+    assert "0 of 2 runs" in capsys.readouterr().out
+
+    def times():
+        return {path: path.stat().st_mtime_ns for path in home.glob("*/results.json")}
+    made = times()
+    (home / "figure_9.png").unlink()
+    assert paper.main(["figure", "9", "--quick"]) == 0
+    assert "left" not in capsys.readouterr().out, "what is finished is not run again"
+    assert len(made) == 2 and made == times()
+    assert json.loads((home / "figure_9.json").read_text()) == first
+    (home / "figure_9.png").unlink()
+    assert paper.main(["figure", "9", "--quick", "--redraw"]) == 0
+    assert (home / "figure_9.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_failed_run_ends_in_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(paper, "start", lambda run, home, quick: subprocess.Popen(
+        [sys.executable, "-c", "raise SystemExit(2)"]))
+    assert paper.main(["table", "9", "--quick"]) == 2
+    said = capsys.readouterr().err
+    assert re.fullmatch("paper.py: a run failed; .*/world-.*log.txt says why\n", said)
+
+
+def test_ctrl_c_stops_the_children(tmp_path, monkeypatch, capsys):
+    children = []
+
+    def start(run, home, quick):
+        children.append(subprocess.Popen([sys.executable, "-c", "input()"],
+                                         stdin=subprocess.PIPE))
+        return children[-1]
+
+    def interrupted(seconds):
+        raise KeyboardInterrupt
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(paper, "start", start)
+    monkeypatch.setattr(paper.time, "sleep", interrupted)
+    assert paper.main(["table", "9", "--quick"]) == 2
+    assert "stopped" in capsys.readouterr().err
+    assert len(children) == 1 and children[0].poll() is not None
+
+
+def test_what_is_not_a_figure_is_one_sentence(capsys):
+    assert paper.main(["figure", "7"]) == 2
+    assert "'figure 7' is not one of: figure 2, " in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        paper.main(["--help"])
+    said = capsys.readouterr().out
+    assert "--redraw" in said and "--lm_steps" not in said
+
+
+def test_a_world_knows_how_often_labelers_agree_and_the_optimum(paper_world):
+    results = json.loads((paper_world / "results.json").read_text())
+    labels = results["labels"]
+    assert labels["n"] == 60
+    assert 0 < labels["agreement"] < labels["agreement_without_noise"]
+    assert len(results["frontier"]) == 80 and results["frontier"][-1][1] > 0
+
+
+# The variants.
+
+@pytest.mark.parametrize("variant", ["mock reward", "direct RL"])
+def test_a_variant_is_a_run_compared_with_another_policy(variant, paper_world, rival,
+                                                         tmp_path):
+    cfg = rlhf.Config(**{**TINY_PAPER, "seed": 1, "kl_target": 3.0}, out=str(tmp_path))
+    paper.run_variant(cfg, variant, paper_world, rival)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert set(results["win_rate"]) == {"zero_shot", "against"}
+    against = results["win_rate"]["against"]
+    assert against["n"] == 16 and 0 <= against["mean"] <= 1
+    assert ("reward_model" in results) == (variant != "direct RL")
+    assert results["policy"]["episodes"] == 128 and len(metrics(cfg)) == 2
+    assert (tmp_path / "policy.pt").exists() and (tmp_path / "samples.txt").exists()
+
+
+def test_direct_rl_pays_what_the_labelers_think(tiny):
+    cfg, world = tiny
+    trained = paper.direct_rl(cfg, world)
+    assert trained.reward is world.true and trained.r is None
+    assert all(m["score"] == pytest.approx(m["true"], abs=1e-5) for m in metrics(cfg))
+
+
+def test_the_schedule_of_labels_by_hand():
+    # 2.3 with N0 = 1000 and N = 5000: at half the episodes 1000 + 4000 (1 - 1/4) = 4000.
+    wanted = [paper.labels_wanted(share, 1000, 5000) for share in (0, 0.5, 1)]
+    assert wanted == [1000, 4000, 5000]
+
+
+def test_labels_online_follow_the_schedule(tiny, monkeypatch):
+    cfg, world = tiny
+    trained_on = []
+    train = paper.train_r
+
+    def noted(cfg, world, comparisons, *progress):
+        trained_on.append(len(comparisons))
+        return train(cfg, world, comparisons, *progress)
+    monkeypatch.setattr(paper, "train_r", noted)
+    trained = paper.labels_online(replace(cfg, episodes=256), world, times=3)
+    # l = 15 + 45 (1 - (1 - n / 4)^2) = 15, 35, 49, 57 before the four updates; r is
+    # trained where l passes 15 + 45 / 3 = 30 and 15 + 90 / 3 = 45.
+    assert [m["labels"] for m in metrics(cfg)] == [15, 35, 49, 49]
+    assert trained_on == [15, 35, 49], "each time on all labels so far"
+    query, response, tokens, length = query_and_response(world, n=2)
+    assert torch.equal(trained.reward(query, response), trained.r(tokens, length))
+
+
+def test_on_one_trunk_r_reads_and_trains_the_policy(tiny):
+    cfg, world = tiny
+    cfg = replace(cfg, batch_size=32, episodes=320, lr=3e-3, reward_batch=16)
+    trained = paper.one_trunk(cfg, world)
+    assert trained.r.trunk is trained.pi.trunk
+    assert trained.r.trunk is not world.rho
+    log = metrics(cfg)
+    assert log[-1]["reward_loss"] < log[0]["reward_loss"]
+    assert [n for n, m in enumerate(log, 1) if "held_out_loss" in m] == [8, 10]
+
+    before = trained.pi.trunk.wte.weight.clone()
+    optimizer = torch.optim.SGD(trained.r.parameters(), lr=0.1)
+    data = text.collate(world.train, world.tokenizer, world.rho.shape["block_size"])
+    paper.reward_step(trained.r, optimizer, data, torch.arange(8))
+    assert not torch.equal(trained.pi.trunk.wte.weight, before)
+
+
+def test_batches_of_epochs_are_orders_of_all_rows():
+    batches = paper.batches_of_epochs(10, 4, steps=7)
+    assert [len(rows) for rows in batches] == [4, 4, 2, 4, 4, 2, 4]
+    assert sorted(torch.cat(batches[:3]).tolist()) == list(range(10))
+
+
+@pytest.mark.parametrize("variant, sign_of_kl", [(paper.rewards_sign, 1),
+                                                 (paper.both_signs, -1)])
+def test_the_sign_bugs_do_what_they_say(variant, sign_of_kl, tiny):
+    cfg, world = tiny
+    trained = variant(cfg, world)
+    assert [m["beta"] * sign_of_kl > 0 for m in metrics(cfg)] == [True, True]
+    assert metrics(cfg)[0]["beta"] == sign_of_kl * 0.3
+    query, response, tokens, length = query_and_response(world, n=2)
+    with torch.no_grad():
+        paid, r = trained.reward(query, response), trained.r(tokens, length)
+    assert torch.equal(paid, -r)
+    endless = torch.zeros_like(response)
+    assert set(trained.reward(query, endless).tolist()) == {-1}
+
+
+def test_a_negative_price_grows_where_kl_is_above_its_target():
+    kl_control = AdaptiveKL(-0.3, target=3.0, K=0.1)
+    kl_control.update(9.0)
+    assert kl_control.beta == pytest.approx(-0.3 * 1.02)
+
+
+def test_the_classifiers_loss_by_hand():
+    torch.manual_seed(0)
+    r = RewardModel(GPT(50, 16, 1, 2, 16))
+    tokens, lengths = torch.randint(50, (2, 6)), torch.tensor([6, 4])
+    no, yes = r(tokens, lengths).tolist()
+    # -log(1 - sigmoid(no)) = log(1 + e^no), and -log sigmoid(yes) = log(1 + e^-yes)
+    by_hand = (math.log(1 + math.exp(no)) + math.log(1 + math.exp(-yes))) / 2
+    batches = [torch.tensor([0, 1])] * 20
+    liked = torch.tensor([0, 1])
+    losses = paper.train_classifier(r, tokens, lengths, liked, 0.01, batches)
+    assert losses[0] == pytest.approx(by_hand, abs=1e-5) and losses[-1] < losses[0]
+
+
+def test_reviews_are_another_domain_and_can_be_told_apart():
+    reviews = paper.reviews(1000, random.Random(0))
+    assert 0.45 < sum(c.best for c in reviews) / 1000 < 0.55
+
+    def words(texts):
+        return set(re.findall("[a-z]+", " ".join(texts).lower()))
+    rng = random.Random(0)
+    of_reviews = words(c.query for c in reviews)
+    of_stories = words(stories.passage(rng) for _ in range(500))
+    assert {"excellent", "defective", "value"} <= of_reviews - of_stories
+    assert {"joy", "grief"} <= of_stories - of_reviews
+    assert {"lovely", "awful"} <= of_reviews & of_stories, "what can be carried over"
+
+    right = []
+    for c in reviews:
+        said = re.findall("[a-z]+", (c.query + c.samples[0]).lower())
+        praise = sum(word in paper.PRAISE for word in said)
+        blame = sum(word in paper.BLAME for word in said)
+        if praise != blame:
+            right.append((praise > blame) == c.best)
+    assert 0.8 < np.mean(right) < 0.95, "stars are not quite what is said"
+
+
+# The results.
+
+def test_a_curve_is_means_over_equal_parts():
+    log = [{"kl": float(n), "total": 0.0, "episode": n} for n in range(4)]
+    log[3]["held_out_loss"] = 1.5
+    assert paper.curve_of(log, points=2) == {
+        "episode": [0.5, 2.5], "held_out_loss": [None, 1.5], "kl": [0.5, 2.5]}
+    assert paper.five_digits({"a": [1.2345678, 3, "x"]}) == {"a": [1.2346, 3, "x"]}
+
+
+@pytest.mark.parametrize("title", [t for t in paper.EXPERIMENTS if t != "table 9"])
+def test_a_picture_is_drawn_from_the_json(title):
+    panels = paper.EXPERIMENTS[title].panels
+    figure = paper.draw(panels, paper.load_series(title))
+    assert len(figure.axes) == len(panels) and not figure.texts
+    for ax, panel in zip(figure.axes, panels):
+        assert ax.get_title() == panel.title
+        legends = [entry.get_text() for entry in ax.get_legend().get_texts()]
+        if panel.kind != "dots":
+            wanted = {*panel.lines, *panel.paper, *panel.marks, *panel.levels}
+            assert wanted <= set(legends)
+
+
+def test_pictures_are_clear():
+    here, there = paper.draw(paper.EXPERIMENTS["figure 3"].panels,
+                             paper.load_series("figure 3")).axes
+    lines = {line.get_label(): line for ax in (here, there) for line in ax.lines}
+    for a, b in (("5,000 labels", "60k labels"), ("417 labels", "5k labels")):
+        assert lines[a].get_color() == lines[b].get_color()
+        assert lines[a].get_marker() == lines[b].get_marker()
+    assert max(max(line.get_xdata()) for line in here.lines) < 21
+    assert max(lines["direct RL, 8 times as long"].get_xdata()) < 7
+    assert "ran away" in here.texts[0].get_text(), "an arrow, not a line across"
+    panels = paper.EXPERIMENTS["seeds"].panels
+    small = paper.draw(panels, paper.load_series("seeds"), is_miniature=True)
+    assert small.texts[0].get_text() == "MINIATURE"
+
+
+def test_the_results_readme_is_what_the_code_writes():
+    written = (paper.RESULTS / "README.md").read_text("utf-8")
+    assert written == paper_results.readme(), "python -m extras.paper results"
+    assert "{" not in written
+    assert "150 runs" in written and "2.73, 5.76, 2.52" in written
+
+
+def test_more_labels_are_better_and_the_true_reward_is_best():
+    series = paper.load_series("figure 2")
+    order = ["direct RL", "5,000 labels", "1,667 labels", "417 labels"]
+    key = "policy.true_reward"
+    ends = [paper_results.values_of(series[label], key) for label in order]
+    for better, worse in zip(ends, ends[1:]):
+        assert min(better) > max(worse), "no two seeds' ranges meet"
+
+
+def test_longer_training_reaches_the_optimum_and_nothing_is_above_it():
+    series = paper.load_series("figure 3")
+    optimum = series["optimum"][0]
+    for label in set(series) - {"optimum"}:
+        for run in series[label]:
+            share, samples = paper_results.share_of_best(run, optimum)
+            assert share < 1.03, "on few samples the optimum comes out too low"
+            if samples > 100:
+                assert share < 1.005
+                if "as long" in label:
+                    assert share > 0.95
