@@ -386,7 +386,7 @@ def reading(path):
         yield
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError,
             EOFError, pickle.UnpicklingError) as e:
-        reason = (str(e).strip() or type(e).__name__).splitlines()[0]
+        reason = f"{type(e).__name__}: {e}".splitlines()[0]
         raise UserError(f"{path} is damaged, or not what it should be ({reason}); if a "
                         "run made it, delete it and run again") from None
 

@@ -332,7 +332,8 @@ def test_queries_are_whole_sentences_and_none_is_in_two_parts():
     tokenizer = text.Tokenizer(text.train_bpe(parts["train"], 1200))
     queries = text.extract_queries(parts, tokenizer, 9, 26)
     texts = []
-    for part in parts:
+    assert list(queries) == ["evaluation", "reward", "policy"]
+    for part in queries:
         for length, group in queries[part].items():
             assert group.shape[1] == length and 9 <= length <= 26
             texts += [tokenizer.decode(query) for query in group.tolist()]
@@ -344,8 +345,8 @@ def test_queries_are_whole_sentences_and_none_is_in_two_parts():
              for group in queries[part].values() for q in group.tolist()}
     assert not read & asked
     assert read & {s + "." for p in parts["reward"] for s in p.rstrip(".").split(". ")}, "by chance"
-    with pytest.raises(text.UserError, match="too short: the part for train"):
-        text.extract_queries({"train": ["Hi."]}, tokenizer, 9, 26)
+    with pytest.raises(text.UserError, match="the part for policy has none of 9 to 26 tokens"):
+        text.extract_queries({"train": [], "policy": ["Hi."]}, tokenizer, 9, 26)
 
 
 def test_every_length_is_drawn_as_often_as_it_occurs():

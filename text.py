@@ -144,8 +144,8 @@ def extract_queries(parts, tokenizer, shortest, longest):
     """All runs of whole sentences of `shortest` to `longest` tokens, none in two parts.
 
     parts {name: passages} -> {name: {length: (n, length)}}. A run that an earlier part
-    has is left out of the later ones. "train" comes first, so rho has read none of the
-    other parts' queries."""
+    has is left out of the later ones. "train" comes first, and is not returned: rho has
+    read none of the queries."""
     seen = set()
     queries = {}
     for name, passages in parts.items():
@@ -161,10 +161,11 @@ def extract_queries(parts, tokenizer, shortest, longest):
                     if len(query) >= shortest and query not in seen:
                         seen.add(query)
                         found[len(query)].append(query)
-        if not found:
-            raise UserError(f"the text is too short: the part for {name} has no whole "
-                            f"sentences of {shortest} to {longest} tokens")
+        if not found and name != "train":
+            raise UserError(f"the text is too short, or its sentences are too long: the part "
+                            f"for {name} has none of {shortest} to {longest} tokens")
         queries[name] = {length: torch.tensor(found[length]) for length in sorted(found)}
+    del queries["train"]
     return queries
 
 
