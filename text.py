@@ -162,8 +162,8 @@ def extract_queries(parts, tokenizer, shortest, longest):
                         seen.add(query)
                         found[len(query)].append(query)
         if not found and name != "train":
-            raise UserError(f"the text is too short, or its sentences are too long: the part "
-                            f"for {name} has none of {shortest} to {longest} tokens")
+            raise UserError("the text is too short, or its sentences are too long: the "
+                            f"part for {name} has none of {shortest} to {longest} tokens")
         queries[name] = {length: torch.tensor(found[length]) for length in sorted(found)}
     del queries["train"]
     return queries

@@ -534,7 +534,6 @@ def train_rho(cfg, rho, parts, tokenizer):
     """Train rho in place on what it may read; return queries it has not read, and its
     losses. UserError where the text is too short."""
     queries = extract_queries(parts, tokenizer, cfg.query_min, cfg.query_max)
-    del queries["train"]                         # rho is asked about nothing it has read
     T = cfg.query_max + cfg.response_length
     train = sentence_windows(parts["train"], tokenizer, T)           # (N, T + 1)
     test = sentence_windows(parts["evaluation"], tokenizer, T)[:2000]
