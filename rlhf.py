@@ -117,22 +117,28 @@ QUICK = dict(n_embd=64, passages=2500, lm_steps=450, lm_lr=1e-2, n_labels=1000,
 
 # --- the five stages --------------------------------------------------------------------
 
-def pretrain(cfg, passages, progress):
-    """2.1: train rho on most of the passages; take queries from the rest."""
-    parts = split_passages(passages, cfg.share)
-    tokenizer = Tokenizer(train_bpe(parts["train"], cfg.vocab_size))
-    queries = extract_queries(parts, tokenizer, cfg.query_min, cfg.query_max)
+def new_model(cfg, passages):
+    """rho before its training, and the tokenizer that the passages teach."""
+    tokenizer = Tokenizer(train_bpe(passages, cfg.vocab_size))
     block_size = cfg.query_max + cfg.response_length
     rho = GPT(len(tokenizer.tokens), block_size, cfg.n_layer, cfg.n_head, cfg.n_embd)
-    rho.to(cfg.device)
-    train = sentence_windows(parts["train"], tokenizer, block_size)          # (N, S + 1)
-    test = sentence_windows(parts["evaluation"], tokenizer, block_size)[:2000]
+    return rho.to(cfg.device), tokenizer
+
+
+def pretrain(cfg, rho, tokenizer, parts, progress):
+    """2.1: train rho on the passages of parts["train"]; take queries from the others.
+
+    -> queries {part: {length: (n, length)}}, rho's held-out losses."""
+    queries = extract_queries(parts, tokenizer, cfg.query_min, cfg.query_max)
+    T = cfg.query_max + cfg.response_length
+    train = sentence_windows(parts["train"], tokenizer, T)           # (N, T + 1)
+    test = sentence_windows(parts["evaluation"], tokenizer, T)[:2000]
     batches = torch.randint(len(train), (cfg.lm_steps, cfg.lm_batch))
     all_tokens = torch.ones_like(train, dtype=torch.bool)
     train_language_model(rho, train, all_tokens, progress(batches), cfg.lm_lr)
     losses = language_model_losses(rho, train, test)
     progress.note = f"loss {losses['loss']:.3f}"
-    return rho, tokenizer, queries, losses
+    return queries, losses
 
 
 def collect_comparisons(cfg, rho, tokenizer, queries, sampling, progress):
@@ -199,7 +205,10 @@ def run(cfg):
         with stage(cfg, "language_model") as progress:
             rng = random.Random(cfg.seed)
             passages = [stories.passage(rng) for _ in range(cfg.passages)]
-            save_rho(folder / "rho.pt", *pretrain(cfg, passages, progress))
+            parts = split_passages(passages, cfg.share)
+            rho, tokenizer = new_model(cfg, parts["train"])
+            queries, losses = pretrain(cfg, rho, tokenizer, parts, progress)
+            save_rho(folder / "rho.pt", rho, tokenizer, queries, losses)
     rho, tokenizer, queries, losses = load_rho(folder / "rho.pt", cfg.device)
     sampling = sampling_of(cfg, tokenizer)
 

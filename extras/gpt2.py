@@ -33,14 +33,13 @@ import tiktoken
 import torch
 
 import stories
-from evaluate import language_model_losses, seeded
-from gpt import GPT, train_language_model
+from evaluate import seeded
+from gpt import GPT
 from ppo import Policy
 from reward import RewardModel, parse_comparison, write_comparisons
-from rlhf import (Config, Parser, Progress, check, devices, load, load_rho, reading,
-                  save_rho, whole_file, write_json)
-from text import (Tokenizer, UserError, extract_queries, sentence_windows, split_passages,
-                  train_bpe)
+from rlhf import (Config, Parser, Progress, check, devices, load, load_rho, new_model,
+                  pretrain, reading, save_rho, whole_file, write_json)
+from text import Tokenizer, UserError, split_passages
 
 WEIGHTS = "https://huggingface.co/openai-community/{}/resolve/main/model.safetensors"
 LABELS = ("https://openaipublic.blob.core.windows.net/lm-human-preferences/labels/{}/"
@@ -494,6 +493,7 @@ def rho_command(options):
         rng = random.Random(cfg.seed)
         passages = [stories.passage(rng) for _ in range(cfg.passages)]
     parts = split_passages(passages, cfg.share)
+    device = cfg.device or devices()[0]
 
     seeded(cfg.seed, "language_model")           # so a new model is rlhf.py's, bit by bit
     released = {}
@@ -507,12 +507,18 @@ def rho_command(options):
     else:
         tokenizer = choose_tokenizer(options.tokenizer, None)
         if tokenizer is None:
-            tokenizer = Tokenizer(train_bpe(parts["train"], cfg.vocab_size))
-        rho = GPT(len(tokenizer.tokens), cfg.query_max + cfg.response_length, cfg.n_layer,
-                  cfg.n_head, cfg.n_embd)
+            here = replace(cfg, device=device)
+            rho, tokenizer = new_model(here, parts["train"])
+        else:
+            rho = GPT(len(tokenizer.tokens), cfg.query_max + cfg.response_length,
+                      cfg.n_layer, cfg.n_head, cfg.n_embd)
     check_fit(rho, tokenizer, cfg)
-    rho.to(cfg.device or devices()[0])
-    queries, losses = train_rho(cfg, rho, parts, tokenizer)
+    rho.to(device)
+    progress = Progress("language model")
+    queries, losses = pretrain(cfg, rho, tokenizer, parts, progress)
+    progress.show(f"{progress.note}, unigram {losses['unigram_loss']:.3f}\n")
+    for name, groups in queries.items():
+        print(f"{sum(len(group) for group in groups.values())} queries for {name}")
     path.parent.mkdir(parents=True, exist_ok=True)
     save_rho(path, rho, tokenizer, queries, losses)
     print(f"{path} is made. Go on with:\n\n{next_command(path, cfg, released)}")
@@ -528,25 +534,6 @@ def check_fit(rho, tokenizer, cfg):
     if block_size < T:
         raise UserError(f"the weights have {block_size} positions, but --query_max and "
                         f"--response_length want {T}")
-
-
-def train_rho(cfg, rho, parts, tokenizer):
-    """Train rho in place on what it may read; return queries it has not read, and its
-    losses. UserError where the text is too short."""
-    queries = extract_queries(parts, tokenizer, cfg.query_min, cfg.query_max)
-    T = cfg.query_max + cfg.response_length
-    train = sentence_windows(parts["train"], tokenizer, T)           # (N, T + 1)
-    test = sentence_windows(parts["evaluation"], tokenizer, T)[:2000]
-    for name, groups in queries.items():
-        n = sum(len(group) for group in groups.values())
-        print(f"{n} queries for {name}")
-    batches = torch.randint(len(train), (cfg.lm_steps, cfg.lm_batch))
-    every = torch.ones_like(train, dtype=torch.bool)
-    progress = Progress("language model")
-    train_language_model(rho, train, every, progress(batches), cfg.lm_lr)
-    losses = language_model_losses(rho, train, test)
-    progress.show(f"loss {losses['loss']:.3f}, unigram {losses['unigram_loss']:.3f}\n")
-    return queries, losses
 
 
 # --- the command line -------------------------------------------------------------------

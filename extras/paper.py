@@ -50,7 +50,7 @@ from reward import (Comparison, RewardModel, best_of_four_loss, evaluate_reward_
                     generate_questions, learned_reward, normalize, samples_of_rho,
                     split_comparisons, write_comparisons)
 from text import (QuerySampler, Tokenizer, UserError, collate, query_batches,
-                  sample_queries)
+                  sample_queries, split_passages)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -341,7 +341,10 @@ def make_world(cfg, first=None):
         with rlhf.stage(cfg, "language_model") as progress:
             rng = random.Random(cfg.seed)
             passages = [stories.passage(rng) for _ in range(cfg.passages)]
-            rlhf.save_rho(folder / "rho.pt", *rlhf.pretrain(cfg, passages, progress))
+            parts = split_passages(passages, cfg.share)
+            rho, tokenizer = rlhf.new_model(cfg, parts["train"])
+            queries, losses = rlhf.pretrain(cfg, rho, tokenizer, parts, progress)
+            rlhf.save_rho(folder / "rho.pt", rho, tokenizer, queries, losses)
     else:
         shutil.copyfile(first / "rho.pt", folder / "rho.pt")
     rho, tokenizer, queries, losses = rlhf.load_rho(folder / "rho.pt", cfg.device)

@@ -591,8 +591,8 @@ def test_rho_reads_not_one_passage_of_the_other_parts(monkeypatch, tmp_path):
     def watched(passages, tokenizer, T):
         read.append(passages)
         return windows(passages, tokenizer, T)
-    windows = gpt2.sentence_windows
-    monkeypatch.setattr(gpt2, "sentence_windows", watched)
+    windows = rlhf.sentence_windows
+    monkeypatch.setattr(rlhf, "sentence_windows", watched)
     text = passages(50)
     given = [*SMALL, "--passages", "50", "--share", "0.2", "--query_max", "30"]
     given += ["--steps", "0"]

@@ -18,7 +18,7 @@ import stories
 import text
 from extras import paper, paper_results
 from gpt import GPT
-from ppo import AdaptiveKL, Policy
+from ppo import AdaptiveKL
 from reward import RewardModel
 
 TINY_PAPER = dict(passages=500, lm_steps=80, lm_lr=1e-2, n_embd=32, vocab_size=700,
