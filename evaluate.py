@@ -33,7 +33,7 @@ from text import collate, query_batches, sample_queries
 
 
 def seeded(seed, part):
-    """Start the chance of one part of a run, so that no part's draws move another's.
+    """Seed one part of a run, so that no part's draws move another's.
 
     Seeds torch, and returns a NumPy generator for the labelers' choices."""
     number = zlib.crc32(f"{part}, seed {seed}".encode())
@@ -105,8 +105,8 @@ def reweighted(scores, beta):
 
     scores (P, n): r of n samples of rho for each of P queries. A sample has the weight
     w = exp(r / beta) / sum exp(r / beta); KL = E_w[log(n w)], ESS = 1 / sum w^2; all are
-    means over the queries. Where the ESS is small, reward and KL come out too low (KL is
-    at most log n), and a policy's share of the optimum is uncertain."""
+    means over the queries. Where the ESS is small, they come out too low (KL is at most
+    log n), and with them the frontier; so a policy's share of the optimum is too high."""
     log_w = (scores / beta).log_softmax(dim=1)                       # (P, n)
     w = log_w.exp()
     reward = (w * scores).sum(dim=1).mean().item()
@@ -138,7 +138,7 @@ def optimum_at(kl, frontier):
     """The optimal policy's gain over rho at a KL, and its effective sample size.
 
     None, None where the samples do not tell: beyond them, or where nothing is gained."""
-    if not frontier or not frontier[0][2] <= kl <= frontier[-1][2]:
+    if not frontier or not frontier[0][2] < kl <= frontier[-1][2]:
         return None, None
     _, gains, kls, samples = np.array(frontier).T
     return float(np.interp(kl, kls, gains)), float(np.interp(kl, kls, samples))
@@ -163,7 +163,8 @@ def win_rate(task, model, opponent, batches, sampling, tokenizer, rng):
 
 def train_supervised_baseline(rho, comparisons, tokenizer, temperature, lr, progress):
     """What labels give without RL: a copy of rho, trained for one epoch on the responses
-    that labelers liked best. (The paper has such a baseline for summaries only.)
+    that labelers liked best. (The paper's baselines, for summaries only, learn from
+    reference summaries.)
 
     They were sampled at a temperature, so the baseline is fitted at that temperature."""
     model = copy.deepcopy(rho)
@@ -192,7 +193,7 @@ def reward_model_results(cfg, r, tokenizer, held_out):
         by_labeler = stories.choice_probabilities(cfg.task, questions)
         p = by_labeler.mean(axis=1)                                  # (n, 4)
         labels = {"agreement": stories.agreement(by_labeler), "source": "simulated"}
-        limits = stories.limits(cfg.task, questions)
+        limits = stories.limits(p)
     tokens, lengths, _ = collate(held_out, tokenizer, r.trunk.shape["block_size"])
     found = evaluate_reward_model(r, tokens, lengths, torch.tensor(p).float())
     return {"labels": labels, "reward_model": {**found, **limits, "n": len(held_out)}}
@@ -250,6 +251,10 @@ def evaluate(cfg, rho, pi, rewards, queries, sampling, tokenizer, train, progres
 
 # --- what a person sees -----------------------------------------------------------------
 
+PAIRS = {"zero_shot": "pi over zero-shot", "supervised": "pi over supervised",
+         "supervised_vs_zero_shot": "supervised over zero-shot"}
+
+
 @torch.no_grad()
 def side_by_side(rho, pi, reward, query, sampling, tokenizer):
     """What rho and pi say to each query (B, Q), as people are shown it: B texts.
@@ -271,12 +276,12 @@ def side_by_side(rho, pi, reward, query, sampling, tokenizer):
 
 def samples_text(cfg, rho, pi, reward, queries, sampling, tokenizer):
     """samples.txt: 40 queries, the same on every machine, with what rho and pi say."""
-    seeded(cfg.seed, "samples")
+    rng = seeded(cfg.seed, "samples")
     batches = query_batches(sample_queries(queries, 40))
     blocks = []
     for query in batches:
         blocks += side_by_side(rho, pi, reward, query.to(rho.device), sampling, tokenizer)
-    order = np.random.default_rng(cfg.seed).permutation(len(blocks))
+    order = rng.permutation(len(blocks))
     header = ("Nobody chose these. A response without a period where one is wanted was\n"
               "drawn again: labelers never see those. r: learned reward; kl: nats.")
     return "\n\n".join([header] + [blocks[i] for i in order]) + "\n"
@@ -304,10 +309,9 @@ def closing_table(results):
         ("true reward of pi", f"{policy['true_reward']:+.2f}",
          f"zero-shot {policy['zero_shot_true_reward']:+.2f}")]
     for name, win in results["win_rate"].items():
-        model, _, opponent = name.rpartition("_vs_")
         mean, stderr = win["mean"], win["stderr"]
-        rows.append((f"{model or 'pi'} over {opponent.replace('_', '-')}",
-                     f"{mean:.1%} +/- {stderr:.1%}", f"of {win['n']} questions"))
+        rows.append((PAIRS[name], f"{mean:.1%} +/- {stderr:.1%}",
+                     f"of {win['n']} questions"))
     rows.append(("seconds", f"{sum(results['seconds'].values()):.0f}", ""))
     lines = [f"{title:<27}{value:<28}{beside}".rstrip() for title, value, beside in rows]
     if results["config"]["quick"]:
@@ -347,14 +351,12 @@ def draw_figure(path, results, log):
            ylabel="learned reward r, standard deviations")
 
     ax = axes["E"]
-    names = {"zero_shot": "pi over\nzero-shot rho",
-             "supervised": "pi over the\nsupervised baseline",
-             "supervised_vs_zero_shot": "supervised over\nzero-shot rho"}
     wins = results["win_rate"]
     heights = [100 * wins[name]["mean"] for name in wins]
     intervals = [196 * wins[name]["stderr"] for name in wins]
-    ax.bar([names[name] for name in wins], heights, yerr=intervals, capsize=6, width=0.5,
-           color="0.75", edgecolor="k")
+    names = [PAIRS[name].replace(" over ", " over\n") for name in wins]
+    ax.bar(names, heights, yerr=intervals, capsize=6, width=0.5, color="0.75",
+           edgecolor="k")
     for x, height in enumerate(heights):
         ax.annotate(f"{height:.0f} %", (x, 4), ha="center")
     ax.axhline(50, color="k", ls="--", lw=1)

@@ -32,7 +32,7 @@ def attention(q, k, v):
     T, S = q.size(-2), k.size(-2)
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))         # (B, H, T, S)
     future = torch.ones(T, S, dtype=torch.bool, device=q.device).triu(S - T + 1)
-    # Row t of the last two axes is token S - T + t; the columns behind it are its future.
+    # Row t of the last two axes is token S - T + t; the columns after it are its future.
     weights = scores.masked_fill(future, -math.inf).softmax(dim=-1)  # (B, H, T, S)
     return weights @ v
 
@@ -97,7 +97,7 @@ class GPT(nn.Module):
     def init_weights(self):
         """GPT-2's: N(0, .02), positions N(0, .01), biases 0; what adds to the residual
         stream over sqrt(2 n_layer), so that its variance does not grow with depth."""
-        # here: below 768 channels all deviations are times sqrt(768 / C). Otherwise
+        # here: below 768 channels all are multiplied by sqrt(768 / C). Otherwise
         # attention starts almost uniform, and a narrow model is slow to learn to copy
         # names from earlier sentences.
         std = 0.02 * math.sqrt(max(1, 768 / self.shape["n_embd"]))
@@ -184,7 +184,8 @@ def response_positions(a, Q):
     """The columns that predict the response: a (B, Q + T, ...) -> (B, T, ...).
 
     Column t predicts token t + 1, so the response, at Q .. Q + T - 1, is predicted by
-    columns Q - 1 .. Q + T - 2. The off-by-one of pi lives only here."""
+    columns Q - 1 .. Q + T - 2. Wherever a given response is scored, the shift is here;
+    training a language model has its own, in language_model_loss."""
     return a[:, Q - 1:-1]
 
 
@@ -202,7 +203,7 @@ def response_logprobs(model, query, response, temperature):
 
 class Sampling(NamedTuple):
     """How responses are drawn, the same for every model in a run."""
-    response_length: int      # T: always so many tokens are drawn; truncate ends them
+    response_length: int      # T: always so many tokens are drawn
     temperature: float        # divides the logits
     truncate: Callable        # where each ends: (B, T) -> length (B,), finished (B,)
 
@@ -212,7 +213,7 @@ def generate(model, query, response_length, temperature):
     """Sample responses: query (B, Q) -> response (B, T), logprobs (B, T), h (B, T, C).
 
     logprobs holds log pi(y_t | x, y_<t), and h the states that predicted y_t, so that PPO
-    needs no second forward pass for them. All chance comes from torch.manual_seed."""
+    needs no second forward pass for them. Seed it with torch.manual_seed."""
     B, Q = query.shape
     T = response_length
     response = query.new_empty(B, T)
@@ -281,7 +282,7 @@ def train_language_model(model, windows, loss_mask, batches, lr, temperature=1.0
     """Train in place; return each step's loss. The paper does not say how: AdamW with
     these betas, decay and clip at norm 1 is what small GPTs are usually trained with.
 
-    windows, loss_mask (N, T + 1), as above. batches: a sequence, the rows of each step."""
+    windows, loss_mask (N, T + 1), as above. batches: a sequence of each step's rows."""
     matrices = [p for p in model.parameters() if p.dim() == 2]
     vectors = [p for p in model.parameters() if p.dim() != 2]        # biases, gains
     groups = [{"params": matrices, "weight_decay": 0.01},

@@ -5,17 +5,17 @@ Papers: Ziegler et al. 2019, 2 (eq. 2), 2.2; Schulman et al. 2017 (PPO), 2016 (G
 In:  rho, a plain function reward(query, response) -> (B,), queries     Out: a policy pi
 Not here: where the reward comes from (reward.py), the loop over updates (rlhf.py)
 
-Letters: B batch, Q query tokens, T response tokens, C channels; N all tokens of a batch
-before the ends of their responses; beta the price of one nat of KL(pi, rho), in units of
-reward. Column t of a (B, T) belongs to the response token y_t. The value there is
+Letters: B batch, Q query tokens, T response tokens, C channels; N the response tokens of
+a batch, without those after the ends; beta the price of one nat of KL(pi, rho), in units
+of reward. Column t of a (B, T) belongs to the response token y_t. The value there is
 V(x, y_<t), given before y_t was drawn.
 
 Omitted: an entropy bonus (the KL term is one already); gradient clipping (PPO2 clips at
 norm 0.5, the released code does not); the discount (gamma is 1 in paper and code).
 
 One departure from the released code: the episode ends where the response is truncated.
-What was sampled behind that place enters neither eq. 2, nor GAE, nor the losses. There,
-all 24 tokens are paid for and trained, although nobody ever sees those behind the period.
+What was sampled after that enters neither eq. 2, nor GAE, nor the losses. There, all 24
+tokens are paid for and trained, although nobody ever sees those after the period.
 """
 
 import copy
@@ -47,7 +47,7 @@ def token_rewards(score, logprobs, ref_logprobs, beta, response_mask):
     """Eq. 2, R(x, y) = r(x, y) - beta log(pi(y|x) / rho(y|x)), paid one token at a time.
 
     score (B,), all others (B, T) -> (B, T). Every token pays for its own log-ratio, and
-    r(x, y) arrives with the last one. Behind the end of the response all is 0."""
+    r(x, y) arrives with the last one. After the end of the response all is 0."""
     rewards = -beta * (logprobs - ref_logprobs) * response_mask      # (B, T)
     last = response_mask.sum(dim=1) - 1                              # (B,)
     rewards[torch.arange(len(score)), last] += score
@@ -58,8 +58,8 @@ def gae(rewards, values, lam):
     """Generalized advantage estimation (Schulman et al. 2016, eq. 16), with gamma = 1.
 
     rewards, values (B, T) -> advantages (B, T):  A_t = delta_t + lam A_{t+1}, where
-    delta_t = reward_t + V_{t+1} - V_t. Behind the last token V and A are 0; so they are
-    behind the end of a response, because rewards and values are 0 there.
+    delta_t = reward_t + V_{t+1} - V_t. After the last token V and A are 0; so they are
+    after the end of a response, because rewards and values are 0 there.
 
     With lam = 1, A_t is all reward from t on less V_t: right on average, but noisy. With
     lam = 0 it is one step, delta_t: calm, but right only if V is. 0.95 lies between."""
@@ -133,7 +133,7 @@ class Rollout(NamedTuple):
     response_mask: torch.Tensor    # (B, T)  True for the tokens before the response's end
     logprobs: torch.Tensor         # (B, T)  log pi(y_t | x, y_<t)
     ref_logprobs: torch.Tensor     # (B, T)  the same of rho, the reference
-    values: torch.Tensor           # (B, T)  V(x, y_<t), and 0 behind the end
+    values: torch.Tensor           # (B, T)  V(x, y_<t), and 0 after the end
     score: torch.Tensor            # (B,)    r(x, y)
 
 
@@ -164,7 +164,7 @@ def rollout(pi, rho, reward, query, sampling):
 
 def advantages_and_returns(batch, beta, lam, whiten_rewards=False):
     """The whitened advantages, for the policy loss, and the returns, which the values are
-    to meet: advantage (before whitening) + value. (B, T) each, 0 behind the end."""
+    to meet: advantage (before whitening) + value. (B, T) each, 0 after the end."""
     mask = batch.response_mask
     rewards = token_rewards(batch.score, batch.logprobs, batch.ref_logprobs, beta, mask)
     if whiten_rewards:                   # released code: to deviation 1, the mean kept
@@ -179,7 +179,7 @@ def advantages_and_returns(batch, beta, lam, whiten_rewards=False):
 # --- one update -------------------------------------------------------------------------
 
 def ppo_step(pi, optimizer, batch, advantages, returns, cfg):
-    """One Adam step on a minibatch. Returns losses and the like, measured before it."""
+    """One Adam step on a minibatch. Returns losses and diagnostics, from before it."""
     mask = batch.response_mask
     query, response, old_logprobs = batch.query, batch.response, batch.logprobs[mask]
     logprobs, h = response_logprobs(pi.trunk, query, response, cfg.temperature)

@@ -109,8 +109,7 @@ def generate_texts(model, query, n, sampling, tokenizer):
     repeated = query.to(model.device).repeat_interleave(n, dim=0)    # (B n, Q)
     response, length, finished = generate_finished(model, repeated, sampling)
     if not finished.all():
-        warnings.warn("some responses found no period, in 50 tries, where they should "
-                      "end; they are shown whole")
+        warnings.warn("some responses never ended at a period; they are shown whole")
     texts = [tokenizer.decode(ids[:stop])
              for ids, stop in zip(response.tolist(), length.tolist())]
     return [texts[i:i + n] for i in range(0, len(texts), n)]
@@ -121,12 +120,9 @@ def shuffled_queries(queries, n):
     some are asked more than once, in neighboring places: split_comparisons holds out the
     end of a file, and trains on no query that is asked there too."""
     every = [query for group in queries.values() for query in group]
-    times, rest = divmod(n, len(every))
-    order = torch.randperm(len(every)).tolist()
-    asked = []
-    for place, i in enumerate(order):
-        asked += [every[i]] * (times + 1 if place < rest else times)
-    return asked
+    order = torch.randperm(len(every))
+    places = torch.arange(n) % len(every)                # 0, 1, ..., and again from 0
+    return [every[i] for i in order[places.sort().values].tolist()]
 
 
 def generate_questions(models, queries, n, sampling, tokenizer, progress):

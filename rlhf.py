@@ -11,14 +11,13 @@ stylistic continuation, the tasks of section 3.1, by the steps of section 2.
 
 A run leaves rho.pt, labels.jsonl, reward.pt, policy.pt, metrics.jsonl, samples.txt,
 figure.png and results.json in its folder, out/<task>-seed<seed>. After a stop, the same
-command goes on with the stage that was cut off; those that are done are kept.
+command keeps the stages that are done, and starts again at the one that was cut off.
 """
 
 import argparse
 import json
 import math
 import os
-import pickle
 import random
 import re
 import shutil
@@ -65,11 +64,11 @@ class Config:
     out: str = setting("", "folder of the run; out/<task>-seed<seed> if not given")
     device: str = setting("", "cpu, cuda or mps; the best one present if not given")
     quick: bool = setting(False, "every stage in miniature")
-    rho: str = setting("", "a rho.pt to start from, instead of training one")
-    labels: str = setting("", "a labels.jsonl to learn r from; others still evaluate")
+    rho: str = setting("", "a rho.pt to start from; its shape and queries are kept")
+    labels: str = setting("", "a labels.jsonl to learn r from, not simulated labels")
 
     passages: int = setting(20000, "stories to write")
-    share: float = setting(0.1, "of the stories, for each of: labels, pi, evaluation")
+    share: float = setting(0.1, "of the stories, for each of labels, pi, evaluation")
     vocab_size: int = setting(1536, "tokens of the BPE; paper: 50,257", least=257)
     n_layer: int = setting(2, "blocks of the model; paper: 36; released: 12")
     n_head: int = setting(4, "attention heads; paper: 20; released: 12")
@@ -84,22 +83,22 @@ class Config:
     truncate_after: int = setting(16, "y ends at a period from here; paper: 16", least=0)
     temperature: float = setting(0.7, "divides the logits; paper and released: 0.7")
 
-    n_labels: int = setting(12000, "at most; paper: 5,000 on; released: 4,992", least=5)
-    reward_lr: float = setting(1e-3, "falls to 0; paper: 1.77e-5; released: 5e-5")
+    n_labels: int = setting(12000, "for r, at most; paper: 5k on; released: 5k", least=5)
+    reward_lr: float = setting(1e-3, "r's rate, to 0; paper: 1.77e-5; released: 5e-5")
     reward_batch: int = setting(8, "comparisons a step; paper: 8; released: 32")
 
     episodes: int = setting(24576, "responses pi learns from; paper: 2M; released: 1M")
     batch_size: int = setting(128, "episodes an update; paper: 1024; released: 512")
     epochs: int = setting(4, "passes over a batch; paper and released: 4")
     minibatches: int = setting(1, "Adam steps an epoch; paper and released: 1")
-    lr: float = setting(2e-4, "of pi, falls to 0; paper: 1.41e-5; released: 1e-5")
+    lr: float = setting(2e-4, "pi's rate, falls to 0; paper: 1.41e-5; released: 1e-5")
     # here: a KL target of 3 nats, for the optimum, which is weighted samples of rho, is
     # known only up to there; and K = 0.1 as in the paper, a step per update. The released
     # rule, batch / 10,000, would hardly move beta at a batch of 128.
     kl_target: float = setting(3.0, "nats; 0: fixed; paper: 10, 6; released: 6", least=0)
     beta: float = setting(0.3, "first price of a nat, in reward; released: 0.15", least=0)
-    K: float = setting(0.1, "step of beta; paper: 0.1; released: 0.051", least=0)
-    clip: float = setting(0.2, "of ratio and value; PPO2 and released: 0.2")
+    K: float = setting(0.1, "gain of beta; paper: 0.1; released: 0.051", least=0)
+    clip: float = setting(0.2, "PPO's, of ratio and value; PPO2 and released: 0.2")
     lam: float = setting(0.95, "GAE's lambda; PPO2 and released: 0.95", least=0)
     vf_coef: float = setting(0.5, "of the value loss; PPO2: 0.5; released: 0.1", least=0)
     whiten_rewards: bool = setting(False, "scale rewards to deviation 1; released: yes")
@@ -238,14 +237,15 @@ def run(cfg):
     pi = load(Policy(rho), folder / "policy.pt", "policy").trunk
 
     if not (folder / "results.json").exists():
-        unseen = queries["evaluation"]
+        eval_queries = queries["evaluation"]
         with stage(cfg, "evaluation") as progress:
             results = {"task": cfg.task, "seed": cfg.seed, "config": asdict(cfg),
                        "language_model": losses,
                        **reward_model_results(cfg, r, tokenizer, held_out),
-                       **evaluate(cfg, rho, pi, [reward, true], unseen, sampling,
+                       **evaluate(cfg, rho, pi, [reward, true], eval_queries, sampling,
                                   tokenizer, train, progress)}
-            samples = samples_text(cfg, rho, pi, reward, unseen, sampling, tokenizer)
+            samples = samples_text(cfg, rho, pi, reward, eval_queries, sampling,
+                                   tokenizer)
         results["labels"]["n"] = len(train)
         write_results(folder, results, samples)
     blocks = (folder / "samples.txt").read_text("utf-8").split("\n\n")
@@ -261,8 +261,9 @@ def write_results(folder, results, samples):
         beta, episodes = log[-1]["beta"], log[-1]["episode"]
     seconds = read_json(folder / "seconds.json")         # not of stages that were given
     results["seconds"] = {name: seconds.get(name, 0.0) for name in STAGES}
-    per_second = episodes / max(0.1, results["seconds"]["policy"])
-    results["policy"].update(beta=beta, episodes=episodes, episodes_per_second=per_second)
+    results["policy"].update(beta=beta, episodes=episodes, episodes_per_second=None)
+    if seconds.get("policy"):
+        results["policy"]["episodes_per_second"] = episodes / seconds["policy"]
     with whole_file(folder / "samples.txt") as part:
         part.write_text(samples, "utf-8")
     with whole_file(folder / "figure.png") as part:
@@ -278,7 +279,7 @@ def sampling_of(cfg, tokenizer):
 
 @contextmanager
 def stage(cfg, name):
-    """Seed all chance of a stage, show its progress, and keep the seconds it took."""
+    """Seed a stage, show its progress, and keep the seconds it took."""
     started = time.time()
     seeded(cfg.seed, name)
     progress = Progress(f"{STAGES.index(name) + 1}/5 {name.replace('_', ' ')}")
@@ -287,8 +288,8 @@ def stage(cfg, name):
     progress.show(f"{seconds:5.0f} s  {progress.note}")
     print()
     path = Path(cfg.out, "seconds.json")
-    known = read_json(path) if path.exists() else {}
-    write_json(path, {**known, name: round(seconds, 1)})
+    earlier = read_json(path) if path.exists() else {}
+    write_json(path, {**earlier, name: round(seconds, 1)})
 
 
 class Progress:
@@ -348,15 +349,13 @@ def run_folder(cfg):
         try:
             if fcntl is not None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise UserError(f"another run is at work in {folder}; wait for it, or give "
                             "another --out") from None
-        if (folder / "config.json").exists():
-            refuse_other_settings(cfg, folder)
-        elif any((folder / name).exists() for name in FILES):
-            raise UserError(f"{folder} holds files of a run but no config.json to say of "
-                            "which; give another --out")
-        else:
+        if any((folder / name).exists() for name in FILES):
+            refuse_another_run(cfg, folder)
+        else:                                            # new, or no stage is done yet
+            (folder / "config.json").unlink(missing_ok=True)
             for given, name in ((cfg.rho, "rho.pt"), (cfg.labels, "labels.jsonl")):
                 if given:                                # a run has its own copies
                     with whole_file(folder / name) as part:
@@ -365,15 +364,22 @@ def run_folder(cfg):
         yield
 
 
-def refuse_other_settings(cfg, folder):
-    """A folder has one config. A setting that differs is named, with what to do."""
-    known = read_json(folder / "config.json")
+def refuse_another_run(cfg, folder):
+    """A folder has one config, and no file in it that was made from one that is gone."""
+    if not (folder / "config.json").exists():
+        raise UserError(f"{folder} holds files of a run but no config.json to say of "
+                        "which; give another --out")
+    theirs = read_json(folder / "config.json")
     for name, value in asdict(cfg).items():
-        if name not in ("out", "device") and known.get(name) != value:
+        if name not in ("out", "device") and theirs.get(name) != value:
             raise UserError(
-                f"{folder} holds a run with --{name} {known.get(name)!r}, not {value!r}; "
-                f"give another --out, and --rho {folder}/rho.pt or --labels "
+                f"{folder} holds a run with --{name} {theirs.get(name)!r}, not {value!r};"
+                f" give another --out, and --rho {folder}/rho.pt or --labels "
                 f"{folder}/labels.jsonl to start from its parts")
+    for earlier, later in zip(FILES, FILES[1:]):
+        if (folder / later).exists() and not (folder / earlier).exists():
+            raise UserError(f"{folder}/{later} was made from a {earlier} that is gone; "
+                            "delete it and what was made after it, or give another --out")
 
 
 @contextmanager
@@ -393,8 +399,9 @@ def reading(path):
     """Whatever is wrong with a file, it is one sentence."""
     try:
         yield
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError,
-            EOFError, pickle.UnpicklingError) as e:
+    except (UserError, OSError):
+        raise
+    except Exception as e:                   # json's, torch's, pickle's; or a missing key
         reason = f"{type(e).__name__}: {e}".splitlines()[0]
         raise UserError(f"{path} is damaged, or not what it should be ({reason}); if a "
                         "run made it, delete it and run again") from None
@@ -456,18 +463,16 @@ def devices():
 def read_config(argv):
     """The Config of a command line; --quick changes the settings that are not given."""
     parser = Parser(prog="rlhf.py", usage="%(prog)s [options]", description=__doc__,
-                    allow_abbrev=False,
+                    allow_abbrev=False, argument_default=argparse.SUPPRESS,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     for f in fields(Config):
         text = f"{f.metadata['help']} (here: {f.default!r})"
         if f.type is bool:
             parser.add_argument(f"--{f.name}", action="store_true", help=text)
         else:
-            name = f.type.__name__
-            parser.add_argument(f"--{f.name}", type=f.type, metavar=name, help=text)
-    parser.set_defaults(**{f.name: None for f in fields(Config)})
-    given = vars(parser.parse_args(argv))
-    given = {name: value for name, value in given.items() if value is not None}
+            kind = f.type.__name__
+            parser.add_argument(f"--{f.name}", type=f.type, metavar=kind, help=text)
+    given = vars(parser.parse_args(argv))                # only what was given
     preset = QUICK if given.get("quick") else {}
     cfg = Config(**{**preset, **given})
     check(cfg)
@@ -521,7 +526,7 @@ def sample_command(argv):
     parser.add_argument("--prompt", help="what to continue; you are asked if not given")
     parser.add_argument("--n", type=int, default=3, help="continuations by each model")
     parser.add_argument("--temperature", type=float, help="the run's own if not given")
-    parser.add_argument("--seed", type=int, default=0, help="of all chance")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all randomness")
     options = parser.parse_args(argv)
     folder = Path(options.out)
     if not (folder / "policy.pt").exists():
@@ -584,9 +589,10 @@ def main(argv=None):
                 run(cfg)
         return 0
     except KeyboardInterrupt:
-        print("\nrlhf.py: stopped; the same command goes on after the last finished "
-              "stage", file=sys.stderr)
-    except (UserError, FloatingPointError, OSError) as e:
+        print("\nrlhf.py: stopped; finished stages are kept", file=sys.stderr)
+    except FloatingPointError as e:
+        print(f"\nrlhf.py: {e}", file=sys.stderr)        # below the line of progress
+    except (UserError, OSError) as e:
         print(f"rlhf.py: {e}", file=sys.stderr)
     return 2
 

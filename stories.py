@@ -4,7 +4,7 @@ stories.py: a small world to write about, and the labelers who judge what is wri
 Paper: Ziegler et al. 2019, section 3.1 (BookCorpus, here these stories) and 2.4 (Scale
 AI's labelers, here ten simulated ones).
 In:  a random number generator     Out: passages of 6 to 12 sentences; labelers' choices
-Not here: anything that learns. The word lists stand behind the code.
+Not here: anything that learns. The word lists stand after the code.
 
 Why are the stories as rich as they are? A hundred sentence frames and six hundred words
 leave rho something to learn, and the labelers something to tell apart. Most sentences
@@ -31,7 +31,7 @@ class Scene:
     """What a passage keeps: two people, a place, a thing, an animal, a tree, and a mood.
 
     The two people differ in gender, so that a pronoun has one referent and a reader can
-    check it. rng is a random.Random, the only source of chance."""
+    check it. rng is a random.Random, the only source of randomness."""
 
     def __init__(self, rng):
         self.rng = rng
@@ -80,7 +80,7 @@ class Scene:
         return None if self.rng.random() < chance else person.name
 
     def sentence(self, frame, subject, other):
-        """The frame filled in, with a capital in front and a period behind.
+        """The frame filled in, with a capital first and a period last.
 
         {N} {m} {M} are the subject, {O} {o} the other person, by name or pronoun; {nm}
         {ns} {om} {os} are always pronouns, him and his of the two."""
@@ -200,21 +200,14 @@ def agreement(p):
     return float((any_two - with_oneself).mean() / (people * (people - 1)))
 
 
-def limits(task, questions):
-    """The best that a reward model can do on these questions.
+def limits(p):
+    """What no reward model can beat: p (n, 4), how likely each option is chosen.
 
-    best_accuracy: of always naming the option that a labeler, drawn at random, most
-    likely chooses. No model is right more often. best_loss (nats): of the labelers' mean
-    score, at the temperature that suits it best. The strict bound is the entropy of the
-    choices, on samples of rho less than .001 below it."""
-    p = choice_probabilities(task, questions).mean(axis=1)           # (n, 4)
-    mean_scores = scores_of(task, questions).mean(axis=1)            # (n, 4)
-    losses = []
-    for temperature in np.geomspace(0.1, 100, 300):
-        log_q = np.log(softmax(mean_scores / temperature) + 1e-300)
-        losses.append(-(p * log_q).sum(axis=-1).mean())
-    best_accuracy = p.max(axis=-1).mean()
-    return {"best_accuracy": float(best_accuracy), "best_loss": float(min(losses))}
+    best_accuracy: of always naming the likeliest option. best_loss: the entropy of the
+    choice, in nats; a model that gives each text one score comes within a thousandth."""
+    entropy = -(p * np.log(p + 1e-300)).sum(axis=1)                  # (n,)
+    best_accuracy = p.max(axis=1).mean()
+    return {"best_accuracy": float(best_accuracy), "best_loss": float(entropy.mean())}
 
 
 # --- the word lists ---------------------------------------------------------------------

@@ -65,7 +65,7 @@ def passages(n, seed=0):
     return [stories.passage(rng) for _ in range(n)]
 
 
-# --- gpt.py ---------------------------------------------------------------------------------
+# --- gpt.py -----------------------------------------------------------------------------
 
 def test_attention_by_hand():
     # One head, D = 1. Token 0 sees itself: v0 = 2. Token 1: scores (0, log 3), weights (1/4, 3/4).
@@ -265,7 +265,7 @@ def test_a_loss_that_is_not_finite_stops_training(model):
         gpt.train_language_model(model, windows, every, [torch.tensor([0, 1])], lr=1e-3)
 
 
-# --- text.py --------------------------------------------------------------------------------
+# --- text.py ----------------------------------------------------------------------------
 
 def test_bpe_by_hand():
     # "ab ab abc": " ab" and "ab" share the pair a-b, the most common; then " " + "ab".
@@ -380,7 +380,7 @@ def test_collate_by_hand():
     assert lengths.tolist() == [[3, 4, 2, 3], [5] * 4] and best.tolist() == [2, 0]
 
 
-# --- stories.py -----------------------------------------------------------------------------
+# --- stories.py -------------------------------------------------------------------------
 
 def test_stories_are_varied_and_deterministic():
     some = passages(1000)
@@ -457,7 +457,7 @@ def test_choices_by_hand(toy_task):
     p = stories.choice_probabilities("toy", [["a", "b", "c", "d"]])
     assert p.shape == (1, 10, 4) and np.allclose(p, [0.4, 0.2, 0.2, 0.2])
     assert stories.agreement(p) == pytest.approx(0.4 ** 2 + 3 * 0.2 ** 2)
-    limit = stories.limits("toy", [["a", "b", "c", "d"]])
+    limit = stories.limits(p.mean(axis=1))
     entropy = -0.4 * math.log(0.4) - 0.6 * math.log(0.2)
     assert limit["best_accuracy"] == pytest.approx(0.4)
     assert limit["best_loss"] == pytest.approx(entropy, abs=1e-3)
@@ -479,7 +479,7 @@ def test_the_three_labelers_of_a_question_are_different_people():
     assert all(len(set(row)) == 3 for row in picks.tolist())
 
 
-# --- reward.py ------------------------------------------------------------------------------
+# --- reward.py --------------------------------------------------------------------------
 
 def test_best_of_four_loss_by_hand():
     # exp r = (1, 2, 3, 4), b = 3: - log(4 / 10)
@@ -687,7 +687,7 @@ def test_a_response_without_an_end_gets_minus_one():
     assert score.tolist() == pytest.approx([0.5, -1.0, 0.7]) and seen["lengths"] == [8, 9, 9]
 
 
-# --- ppo.py ---------------------------------------------------------------------------------
+# --- ppo.py -----------------------------------------------------------------------------
 
 def test_eq_2_by_hand():
     # log pi - log rho = (.5, -.2, .1), beta = 2, r = 3: the sum is 3 - 2 (.4) = 2.2.
@@ -961,7 +961,7 @@ def test_ppo_reaches_the_exact_optimum(beta):
     assert 0.98 * best <= reached <= best + 1e-6
 
 
-# --- evaluate.py ----------------------------------------------------------------------------
+# --- evaluate.py ------------------------------------------------------------------------
 
 def test_every_part_has_its_own_chance():
     first = evaluate.seeded(0, "a").random(), torch.rand(1).item()
@@ -1095,7 +1095,7 @@ def test_r_is_judged_against_the_labelers(toy_task, monkeypatch, model):
     assert seen["p"].tolist() == [[0, 0, 1, 0]] * 3
 
 
-# --- rlhf.py --------------------------------------------------------------------------------
+# --- rlhf.py ----------------------------------------------------------------------------
 
 TINY = ("--quick --device cpu --passages 500 --vocab_size 700 --lm_steps 25 --n_labels 40 --episodes 128 "
         "--batch_size 64 --eval_queries 16 --optimum_queries 4 --optimum_samples 16").split()
@@ -1135,6 +1135,7 @@ def refused(argv, capsys):
     capsys.readouterr()
     assert rlhf.main(argv) == 2
     said = capsys.readouterr().err
+    said = said.removeprefix("\n")                           # below a line of progress
     assert said.startswith("rlhf.py: ") and said.count("\n") == 1 and "Traceback" not in said
     return said
 
@@ -1164,8 +1165,13 @@ def test_a_run_leaves_all_its_files(a_run):
     assert rates == [6e-4, True]
 
 
-def test_the_same_seed_gives_the_same_results_and_a_stage_cut_off_is_made_anew(copy_of_run, a_run):
-    for name in ("reward.pt", "policy.pt", "results.json"):
+def test_a_stage_cut_off_is_made_anew_with_the_same_results(copy_of_run, a_run, capsys):
+    (copy_of_run / "reward.pt").unlink()
+    before = contents(copy_of_run)
+    assert "policy.pt was made from a reward.pt that is gone" in refused(
+        command_of(copy_of_run), capsys)
+    assert contents(copy_of_run) == before
+    for name in ("policy.pt", "results.json"):
         (copy_of_run / name).unlink()
     assert rlhf.main(command_of(copy_of_run)) == 0
     assert results_of(copy_of_run) == results_of(a_run)
@@ -1194,6 +1200,17 @@ def test_a_folder_holds_one_run(copy_of_run, capsys):
     assert "no config.json" in refused(command_of(copy_of_run), capsys)
     before.pop("config.json")
     assert contents(copy_of_run) == before
+
+
+def test_a_folder_without_a_finished_stage_may_change_its_mind(tmp_path, monkeypatch):
+    def stopped(cfg):
+        raise KeyboardInterrupt
+    with monkeypatch.context() as patch:
+        patch.setattr(rlhf, "run", stopped)
+        assert rlhf.main(command_of(tmp_path / "o")) == 2
+    monkeypatch.setattr(rlhf, "run", lambda cfg: None)
+    assert rlhf.main(command_of(tmp_path / "o") + ["--lm_steps", "1"]) == 0
+    assert json.loads((tmp_path / "o" / "config.json").read_text())["lm_steps"] == 1
 
 
 def test_a_run_from_the_parts_of_another(a_run, tmp_path, capsys):
@@ -1275,6 +1292,7 @@ def test_a_full_disk_is_one_sentence(tmp_path):
 
 def test_what_is_not_finite_stops_the_run(copy_of_run, monkeypatch, capsys):
     (copy_of_run / "policy.pt").unlink()
+    (copy_of_run / "results.json").unlink()
     monkeypatch.setattr(rlhf, "learned_reward",
                         lambda r, sampling: lambda x, y: torch.full((len(x),), math.nan))
     assert "policy, update 1 of 2: the score is nan" in refused(command_of(copy_of_run), capsys)
@@ -1360,7 +1378,7 @@ def test_progress_fits_its_terminal(monkeypatch, capsys):
     assert bar.done == 60, "of the total that was given"
 
 
-# --- rlhf.py sample -------------------------------------------------------------------------
+# --- rlhf.py sample ---------------------------------------------------------------------
 
 PROMPT = "Mara was happy."
 

@@ -89,7 +89,8 @@ class Tokenizer:
         self.tokens = tokens                     # byte strings; a token's id is its place
         self.period = tokens.index(b".")
         ranks = {token: rank for rank, token in enumerate(tokens)}
-        # tiktoken applies the merges in the order of their ranks, as training found them.
+        # tiktoken applies the merges in the order of their ranks, as training found them
+        # (but that two pairs which make the same bytes share a rank).
         self.encoding = tiktoken.Encoding(
             "ours", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens={})
 
@@ -102,7 +103,7 @@ class Tokenizer:
         return self.encoding.decode(known).strip()
 
     def sentence_bounds(self, ids):
-        """Where sentences start and end: 0, and behind every period that a space or
+        """Where sentences start and end: 0, and after every period that a space or
         nothing follows. So neither 3.14 nor a period before a quotation mark ends one."""
         bounds = [0]
         for i, token in enumerate(ids):
@@ -117,7 +118,8 @@ class Tokenizer:
 
 def split_passages(passages, share):
     """{name: passages}: those that rho reads, and three parts that it does not, each
-    `share` of all. Their order matters to extract_queries."""
+    `share` of all. Of queries that occur in two parts extract_queries leaves the earlier
+    part's: so evaluation comes before the two that learn."""
     n = int(share * len(passages))
     read = len(passages) - 3 * n
     return {"train": passages[:read],
@@ -171,16 +173,11 @@ def extract_queries(parts, tokenizer, shortest, longest):
 
 def sample_queries(queries, n):
     """n different queries at random, or all if there are fewer: {length: (m, length)}."""
-    total = sum(len(group) for group in queries.values())
-    chosen = torch.randperm(total)[:n]
-    picked = {}
-    start = 0
-    for length, group in queries.items():
-        here = chosen[(chosen >= start) & (chosen < start + len(group))] - start
-        if len(here):
-            picked[length] = group[here]
-        start += len(group)
-    return picked
+    every = [query for group in queries.values() for query in group]
+    picked = defaultdict(list)                           # by length
+    for i in torch.randperm(len(every))[:n].tolist():
+        picked[len(every[i])].append(every[i])
+    return {length: torch.stack(picked[length]) for length in sorted(picked)}
 
 
 def query_batches(queries, size=512):
