@@ -9,11 +9,11 @@ Letters: B queries, n samples of each, T response tokens, P queries of the optim
 The "true reward" is what the simulated labelers think of a text: the mean of their
 scores, in standard deviations over samples of rho. r only estimates it.
 
-`progress` wraps batches of queries, as tqdm would, to say how long an evaluation takes;
-`each` is what one row of a batch costs, in sampled responses.
+`progress` (rlhf.py) only draws a bar: progress(batches) gives the batches as they are.
+`each` is what one of their rows costs, in sampled responses.
 
-Omitted: people. Win rates are votes of the simulated labelers, whom pi learned to please
-(with --labels r and pi learned from others, and they are strangers to pi).
+Omitted: people. Win rates are votes of the simulated labelers, those that r learned from.
+(With --labels r learned from others; the voters are still the simulated ones.)
 """
 
 import copy
@@ -106,7 +106,7 @@ def reweighted(scores, beta):
     scores (P, n): r of n samples of rho for each of P queries. A sample has the weight
     w = exp(r / beta) / sum exp(r / beta); KL = E_w[log(n w)], ESS = 1 / sum w^2; all are
     means over the queries. Where the ESS is small, they come out too low (KL is at most
-    log n), and with them the frontier; so a policy's share of the optimum is too high."""
+    log n); so does the frontier, and a policy's share of the optimum is then too high."""
     log_w = (scores / beta).log_softmax(dim=1)                       # (P, n)
     w = log_w.exp()
     reward = (w * scores).sum(dim=1).mean().item()

@@ -126,7 +126,7 @@ class GPT(nn.Module):
         for block in self.h:
             x = block(x, kv_cache)
         if kv_cache is not None:
-            kv_cache.length += T         # once, for each layer wrote at the same place
+            kv_cache.length += T         # only now: each layer wrote at the same place
         return self.ln_f(x)
 
     def logits(self, h, temperature=1.0):
@@ -205,7 +205,7 @@ class Sampling(NamedTuple):
     """How responses are drawn, the same for every model in a run."""
     response_length: int      # T: always so many tokens are drawn
     temperature: float        # divides the logits
-    truncate: Callable        # where each ends: (B, T) -> length (B,), finished (B,)
+    truncate: Callable        # text.truncate_at_period, or the like
 
 
 @torch.no_grad()
@@ -282,7 +282,7 @@ def train_language_model(model, windows, loss_mask, batches, lr, temperature=1.0
     """Train in place; return each step's loss. The paper does not say how: AdamW with
     these betas, decay and clip at norm 1 is what small GPTs are usually trained with.
 
-    windows, loss_mask (N, T + 1), as above. batches: a sequence of each step's rows."""
+    windows, loss_mask (N, T + 1), as above. batches: for each step, rows of windows."""
     matrices = [p for p in model.parameters() if p.dim() == 2]
     vectors = [p for p in model.parameters() if p.dim() != 2]        # biases, gains
     groups = [{"params": matrices, "weight_decay": 0.01},

@@ -28,8 +28,8 @@ from gpt import generate, response_logprobs
 
 
 class Policy(nn.Module):
-    """pi, and its value function on the same trunk, as in the released code: the states
-    that predict tokens are at hand, so the value costs no forward pass of its own."""
+    """pi, and its value function on the same trunk, as in the released code: the hidden
+    states are computed for the tokens anyway, and serve the value too."""
 
     def __init__(self, rho):
         super().__init__()
@@ -88,7 +88,10 @@ def policy_loss(logprobs, old_logprobs, advantages, clip):
     All of one shape -> two scalars. The loss is the larger of two: with the ratio
     pi / pi_old as it is, and with it kept within 1 - clip .. 1 + clip. A token whose
     probability has moved further than that in its advantage's direction has no gradient
-    any more. One that has moved against it keeps its gradient, and is brought back."""
+    any more. One that has moved against it keeps its gradient, and is brought back.
+
+    A ratio of 1.5 at clip .2: A = 1 costs max(-1.5, -1.2) = -1.2, without a gradient;
+    A = -1 costs max(1.5, 1.2) = 1.5, with one."""
     ratio = torch.exp(logprobs - old_logprobs)
     unclipped = -advantages * ratio
     clipped = -advantages * ratio.clamp(1 - clip, 1 + clip)
@@ -100,8 +103,9 @@ def value_loss(values, old_values, returns, clip):
     """Half the squared error of the value, or of the value kept within `clip` of the old
     one, whichever is worse. All of one shape -> scalar.
 
-    Where the one kept near is worse there is no gradient: within an update a value moves
-    by about `clip`. The half, with vf_coef on top, is PPO2's convention."""
+    Once a value has moved toward its return by more than `clip`, the term kept near is
+    the larger one, and it is constant: so within an update a value moves by little more
+    than `clip`. The half, with vf_coef on top, is PPO2's convention."""
     near_old = old_values + (values - old_values).clamp(-clip, clip)
     squared_error = torch.maximum((values - returns) ** 2, (near_old - returns) ** 2)
     return 0.5 * squared_error.mean()
@@ -110,8 +114,9 @@ def value_loss(values, old_values, returns, clip):
 class AdaptiveKL:
     """The price of a nat, moved until KL is at its target: section 2.2's controller.
 
-    kl: the mean of a batch's response_kl, of the policy that sampled it. target: nats per
-    response; with 0, beta stays. At K = 0.1 it moves by at most 2 % an update."""
+    kl: the batch's mean of response_kl (below), in nats per response: sampled, and of the
+    policy before this batch's steps. target: likewise; with 0, beta stays. At K = 0.1 it
+    moves by at most 2 % an update."""
 
     def __init__(self, beta, target, K):
         self.beta, self.target, self.K = beta, target, K
@@ -191,7 +196,8 @@ def ppo_step(pi, optimizer, batch, advantages, returns, cfg):
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()
-    approx_kl = 0.5 * ((logprobs - old_logprobs) ** 2).mean()        # of pi_old and pi
+    # The size of the update, about KL(pi_old, pi) per token; not the KL to rho.
+    approx_kl = 0.5 * ((logprobs - old_logprobs) ** 2).mean()
     return {"policy_loss": loss_pi.item(), "value_loss": loss_v.item(),
             "clipfrac": clipfrac.item(), "approx_kl": approx_kl.item()}
 
@@ -199,7 +205,8 @@ def ppo_step(pi, optimizer, batch, advantages, returns, cfg):
 def ppo_update(pi, optimizer, batch, beta, cfg):
     """Some epochs over one batch, in place. Returns what metrics.jsonl reports of it.
 
-    cfg has lam, whiten_rewards, epochs, minibatches, temperature, clip and vf_coef."""
+    cfg is rlhf.py's Config; of it lam, whiten_rewards, epochs, minibatches, temperature,
+    clip and vf_coef are used here."""
     advantages, returns = advantages_and_returns(batch, beta, cfg.lam, cfg.whiten_rewards)
     steps = []
     for _ in range(cfg.epochs):

@@ -117,8 +117,8 @@ def generate_texts(model, query, n, sampling, tokenizer):
 
 def shuffled_queries(queries, n):
     """n queries in random order, a list of tensors (Q,). Where there are fewer than n,
-    some are asked more than once, in neighboring places: split_comparisons holds out the
-    end of a file, and trains on no query that is asked there too."""
+    some are asked more than once, side by side, so that at most one query stands on both
+    sides of the cut that split_comparisons makes."""
     every = [query for group in queries.values() for query in group]
     order = torch.randperm(len(every))
     places = torch.arange(n) % len(every)                # 0, 1, ..., and again from 0
@@ -153,9 +153,10 @@ def generate_questions(models, queries, n, sampling, tokenizer, progress):
 class RewardModel(nn.Module):
     """r(x, y): rho's trunk with a linear head, read at the last token of the response.
 
-    A gain and a bias normalize it; the gain is trained with the rest, as in the released
-    code. The trunk is r's own, not pi's: r has few labels and pi many episodes, so on one
-    trunk r must learn for many epochs to keep up, and overfits (section 4.2)."""
+    A gain and a bias normalize it. The gain is trained with the rest, as in the released
+    code; the bias gets no gradient, for eq. 1 knows only differences. The trunk is r's
+    own, not pi's: labels are few and episodes many, so on one trunk r would have to go
+    over its labels many times while pi learns, and would overfit (section 4.2)."""
 
     def __init__(self, rho):
         super().__init__()
@@ -202,8 +203,8 @@ def score_in_batches(score, tokens, lengths, size=512):
 def train_reward_model(r, tokens, lengths, best, lr, batches):
     """Train r in place, at a rate that falls linearly to 0; return each step's loss.
 
-    tokens (N, 4, S), lengths (N, 4), best (N,), as `collate` makes them. batches: a
-    sequence of the rows of each step. One epoch, as in the paper: a second overfits."""
+    tokens (N, 4, S), lengths (N, 4), best (N,), as `collate` makes them. batches: for
+    each step, rows of these. One epoch, as in the paper: a second overfits."""
     device = r.trunk.device
     optimizer = torch.optim.Adam(r.parameters(), eps=1e-5, fused=True)
     losses = []
@@ -224,7 +225,7 @@ def train_reward_model(r, tokens, lengths, best, lr, batches):
 def samples_of_rho(rho, queries, sampling, n=1024):
     """What r is normalized on: rho's responses to n queries. -> (n, S), lengths (n,).
 
-    A response that finds no end is read at its last token (released code: all are)."""
+    A response without an end is read at its last token, and gets no -1 here."""
     T, temperature, truncate = sampling
     longest = max(queries)
     rows, lengths = [], []

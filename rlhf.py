@@ -58,7 +58,8 @@ def setting(default, help, least=None):
 
 @dataclass
 class Config:
-    """Every setting. paper: its 774M runs, style tasks. released: the released code."""
+    """Every setting. paper: the 774M runs of the style tasks; released: the released
+    code; PPO2: the defaults of OpenAI's baselines, to which the paper refers."""
     task: str = setting("sentiment", "sentiment or descriptiveness: what labelers like")
     seed: int = setting(0, "seed of all randomness", least=0)
     out: str = setting("", "folder of the run; out/<task>-seed<seed> if not given")
@@ -83,7 +84,7 @@ class Config:
     truncate_after: int = setting(16, "y ends at a period from here; paper: 16", least=0)
     temperature: float = setting(0.7, "divides the logits; paper and released: 0.7")
 
-    n_labels: int = setting(12000, "for r, at most; paper: 5k on; released: 5k", least=5)
+    n_labels: int = setting(12000, "for r; paper: 5k to 60k; released: 4,992", least=5)
     reward_lr: float = setting(1e-3, "r's rate, to 0; paper: 1.77e-5; released: 5e-5")
     reward_batch: int = setting(8, "comparisons a step; paper: 8; released: 32")
 
@@ -143,7 +144,7 @@ def pretrain(cfg, rho, tokenizer, parts, progress):
 def collect_comparisons(cfg, rho, tokenizer, queries, sampling, progress):
     """2.4: ask simulated labelers which of four samples of rho is best: n_labels times to
     train r, and a fifth as often again, about other queries, to see how good it is."""
-    rng = seeded(cfg.seed, "labels")                     # of the labelers' choices
+    rng = seeded(cfg.seed, "labels")         # as `stage` did; here for the choices
     n = cfg.n_labels + cfg.n_labels // 5
     questions = generate_questions([rho], queries, n, sampling, tokenizer, progress)
     p = stories.choice_probabilities(cfg.task, [samples for _, samples in questions])

@@ -204,7 +204,8 @@ def limits(p):
     """What no reward model can beat: p (n, 4), how likely each option is chosen.
 
     best_accuracy: of always naming the likeliest option. best_loss: the entropy of the
-    choice, in nats; a model that gives each text one score comes within a thousandth."""
+    choice, in nats. (Ten labelers together choose nearly, not quite, by Luce's rule on
+    one score for each text; the best r has a loss less than .001 above the entropy.)"""
     entropy = -(p * np.log(p + 1e-300)).sum(axis=1)                  # (n,)
     best_accuracy = p.max(axis=1).mean()
     return {"best_accuracy": float(best_accuracy), "best_loss": float(entropy.mean())}

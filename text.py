@@ -63,7 +63,7 @@ def train_bpe(passages, vocab_size):
     tokens = [bytes([b]) for b in range(256)]
     known = set(tokens)
     while len(tokens) < vocab_size and pair_counts.total() > 0:
-        # Of equally common pairs the last in the alphabet, so that machines agree.
+        # Ties go to the pair that sorts last, so that all machines learn the same tokens.
         best = max(pair_counts, key=lambda pair: (pair_counts[pair], pair))
         token = best[0] + best[1]
         if token not in known:               # two pairs may make the same bytes
@@ -89,8 +89,8 @@ class Tokenizer:
         self.tokens = tokens                     # byte strings; a token's id is its place
         self.period = tokens.index(b".")
         ranks = {token: rank for rank, token in enumerate(tokens)}
-        # tiktoken applies the merges in the order of their ranks, as training found them
-        # (but that two pairs which make the same bytes share a rank).
+        # tiktoken applies the merges in the order of their ranks, as training found them.
+        # (Where two different pairs make the same bytes, they are one token of one rank.)
         self.encoding = tiktoken.Encoding(
             "ours", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens={})
 
@@ -118,8 +118,8 @@ class Tokenizer:
 
 def split_passages(passages, share):
     """{name: passages}: those that rho reads, and three parts that it does not, each
-    `share` of all. Of queries that occur in two parts extract_queries leaves the earlier
-    part's: so evaluation comes before the two that learn."""
+    `share` of all. A query that occurs in two parts is kept only in the earlier one (see
+    extract_queries), so evaluation stands before the two parts that learn."""
     n = int(share * len(passages))
     read = len(passages) - 3 * n
     return {"train": passages[:read],
@@ -216,7 +216,8 @@ def truncate_at_period(response, period, after):
 
 
 def collate(comparisons, tokenizer, block_size):
-    """Comparisons as tokens (N, 4, S), padded on the right; lengths (N, 4); best (N,).
+    """Comparisons (see reward.py) as tokens (N, 4, S), padded on the right, their lengths
+    (N, 4), and best (N,).
 
     What is longer than the model's block_size loses its beginning."""
     rows = []
