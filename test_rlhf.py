@@ -1304,7 +1304,7 @@ def test_a_stop_says_how_to_go_on(tmp_path, monkeypatch, capsys):
         raise KeyboardInterrupt
     monkeypatch.setattr(rlhf, "run", stopped)
     assert rlhf.main(command_of(tmp_path / "o")) == 2
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "stopped; finished stages are kept" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("options, words", [
