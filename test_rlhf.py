@@ -386,6 +386,7 @@ def test_every_length_is_drawn_as_often_as_it_occurs():
     assert lengths.count(3) / 2000 == pytest.approx(0.75, abs=0.04)
     picked = text.sample_queries(queries, 40)
     assert sum(map(len, picked.values())) == 40 and 20 <= len(picked[3]) <= 38
+    assert len(text.sample_queries(queries, 400)[3].unique()) == 300, "none twice"
     one_each = {2: torch.tensor([[0, 0], [1, 1]]), 3: torch.tensor([[2, 2, 2]])}
     every = text.sample_queries(one_each, 7)
     assert sorted(x[0] for group in every.values() for x in group.tolist()) == [0, 1, 2]
@@ -487,10 +488,11 @@ def test_choices_by_hand(toy_task):
     p = stories.choice_probabilities("toy", [["a", "b", "c", "d"]])
     assert p.shape == (1, 10, 4) and np.allclose(p, [0.4, 0.2, 0.2, 0.2])
     assert stories.agreement(p) == pytest.approx(0.4 ** 2 + 3 * 0.2 ** 2)
-    limit = stories.limits(p.mean(axis=1))
+    limit = stories.limits(p.mean(axis=1).repeat(2, axis=0))
     entropy = -0.4 * math.log(0.4) - 0.6 * math.log(0.2)
     assert limit["best_accuracy"] == pytest.approx(0.4)
     assert limit["best_loss"] == pytest.approx(entropy, abs=1e-3)
+    assert stories.limits(np.eye(4))["best_loss"] == pytest.approx(0), "not 0 log 0"
     picks = stories.choose(np.repeat(p, 20_000, axis=0), np.random.default_rng(0), people=3)
     assert picks.shape == (20_000, 3)
     assert np.allclose(np.bincount(picks.ravel()) / 60_000, p[0, 0], atol=0.01)
@@ -592,6 +594,8 @@ def test_normalization_holds_on_fresh_samples(model):
         return reward.samples_of_rho(model, queries, sampling, n=4000)
     first = fresh()
     assert first[0].shape == (4000, 15) and set(first[1].tolist()) == set(range(10, 16))
+    cold, _ = reward.samples_of_rho(model, queries, sampling._replace(temperature=1e-3), n=20)
+    assert len(cold.unique(dim=0)) == 2, "at its temperature rho says one thing to each query"
     reward.normalize(r, *first)
     scores = reward.score_in_batches(r, *fresh())
     assert scores.mean().item() == pytest.approx(0, abs=0.1)
@@ -868,7 +872,7 @@ def test_before_training_kl_is_0_and_values_are_0(model):
     assert (batch.values == 0).all() and batch.response_mask.all()
     assert torch.equal(batch.score, batch.response[:, 0].float())
     pi.value_head.weight.data.normal_()
-    pi.trunk.wte.weight.data += 0.1
+    pi.trunk.wte.weight.data += 0.3 * torch.randn(50, 16)
     again = ppo.rollout(pi, model, first_token, batch.query, gpt.Sampling(8, 0.7, whole))
     ref_logprobs, _ = gpt.response_logprobs(model, again.query, again.response, 0.7)
     assert torch.allclose(again.ref_logprobs, ref_logprobs, atol=1e-4), "of rho"
@@ -911,7 +915,7 @@ def test_the_loss_of_a_step_by_hand(model):
     wanted = torch.autograd.grad(loss_pi + 0.25 * loss_v, list(pi.parameters()))
     assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-3) for a, b in zip(found, wanted))
     # Further from the old policy than the clip.
-    moved = batch._replace(logprobs=batch.logprobs + 0.1, values=batch.values + 0.3)
+    moved = batch._replace(logprobs=batch.logprobs + 0.1, values=batch.values - 0.3)
     stats = ppo.ppo_step(pi, sgd, moved, advantages, returns, settings(clip=0.05))
     loss, _ = ppo.policy_loss(logp[mask], moved.logprobs[mask], advantages[mask], 0.05)
     assert stats["policy_loss"] == pytest.approx(loss.item(), abs=1e-4) and stats["clipfrac"] > 0
@@ -1246,7 +1250,8 @@ def test_side_by_side_by_hand(model):
 
 TINY = ("--quick --device cpu --passages 500 --vocab_size 700 --lm_steps 25 --n_labels 40 "
         "--episodes 128 --batch_size 64 --eval_queries 16 --optimum_queries 4 "
-        "--optimum_samples 16").split()
+        "--optimum_samples 16 "
+        "--truncate_after 4").split()
 
 
 GIVEN = {}                                   # what the functions of the run below were given
