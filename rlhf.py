@@ -201,6 +201,8 @@ FILES = ["rho.pt", "labels.jsonl", "reward.pt", "policy.pt", "results.json"]   #
 def run(cfg):
     """The paper's experiment. A stage whose file is in the folder is not run again."""
     folder = Path(cfg.out)
+    if cfg.rho:
+        copy_once(cfg.rho, folder / "rho.pt")
     if not (folder / "rho.pt").exists():
         with stage(cfg, "language_model") as progress:
             rng = random.Random(cfg.seed)
@@ -212,6 +214,8 @@ def run(cfg):
     rho, tokenizer, queries, losses = load_rho(folder / "rho.pt", cfg.device)
     sampling = sampling_of(cfg, tokenizer)
 
+    if cfg.labels:
+        copy_once(cfg.labels, folder / "labels.jsonl")
     if not (folder / "labels.jsonl").exists():
         with stage(cfg, "labels") as progress:
             comparisons = collect_comparisons(cfg, rho, tokenizer, queries["reward"],
@@ -356,12 +360,10 @@ def run_folder(cfg):
         if any((folder / name).exists() for name in FILES):
             refuse_another_run(cfg, folder)
         else:                                            # new, or no stage is done yet
-            (folder / "config.json").unlink(missing_ok=True)
-            for given, name in ((cfg.rho, "rho.pt"), (cfg.labels, "labels.jsonl")):
-                if given:                                # a run has its own copies
-                    with whole_file(folder / name) as part:
-                        shutil.copyfile(given, part)
-            write_json(folder / "config.json", asdict(cfg))
+            config = folder / "config.json"
+            if config.exists() and "kl_target" not in read_json(config):
+                raise UserError(f"{config} is not a run's; give another --out")
+            write_json(config, asdict(cfg))
         yield
 
 
@@ -406,6 +408,16 @@ def reading(path):
         reason = f"{type(e).__name__}: {e}".splitlines()[0]
         raise UserError(f"{path} is damaged, or not what it should be ({reason}); if a "
                         "run made it, delete it and run again") from None
+
+
+def copy_once(given, path):
+    """A run has its own copy of a file that it is given, and stays with it."""
+    if not path.exists():
+        with whole_file(path) as part:
+            shutil.copyfile(given, part)
+    elif path.read_bytes() != Path(given).read_bytes():
+        raise UserError(f"{given} has changed since {path} was copied from it; give "
+                        "another --out")
 
 
 def write_json(path, value):
@@ -522,7 +534,8 @@ def check(cfg):
 
 def sample_command(argv):
     """What rho and pi of a finished run say to a prompt, side by side."""
-    parser = Parser(prog="rlhf.py sample", description=sample_command.__doc__)
+    parser = Parser(prog="rlhf.py sample", description=sample_command.__doc__,
+                    allow_abbrev=False)
     parser.add_argument("--out", default="out/sentiment-seed0", help="folder of the run")
     parser.add_argument("--prompt", help="what to continue; you are asked if not given")
     parser.add_argument("--n", type=int, default=3, help="continuations by each model")

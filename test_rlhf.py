@@ -1307,6 +1307,10 @@ def refused(argv, capsys):
     return said
 
 
+def stopped(*args):
+    raise KeyboardInterrupt
+
+
 def test_a_run_leaves_all_its_files(a_run):
     assert set(contents(a_run)) == {
         "config.json", "seconds.json", "lock", "rho.pt", "labels.jsonl", "reward.pt", "policy.pt",
@@ -1351,7 +1355,7 @@ def test_every_stage_is_given_its_own_part(a_run):
     assert GIVEN["train_reward"][3] == train and GIVEN["true_reward"][3] == held_out
     assert GIVEN["evaluate"][3] == list(GIVEN["train_policy"][2:4]), "learned, then true"
     length, temperature, truncate = GIVEN["train_policy"][5]
-    assert (length, temperature, truncate.keywords["after"]) == (24, 0.7, 16)
+    assert (length, temperature, truncate.keywords["after"]) == (24, 0.7, 4)
 
 
 def test_the_figure_and_the_table_by_hand(a_run, monkeypatch):
@@ -1443,6 +1447,20 @@ def test_a_run_from_the_parts_of_another(a_run, tmp_path, capsys):
     assert "policy.pt is damaged" in refused(
         command_of(tmp_path / "p") + ["--rho", str(a_run / "policy.pt")], capsys)
     assert not (tmp_path / "p").exists()
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text((a_run / "labels.jsonl").read_text())
+    given = ["--rho", str(a_run / "rho.pt"), "--labels", str(mine)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rlhf, "train_reward", stopped)         # cut off behind the copies
+        assert rlhf.main(command_of(tmp_path / "q") + given) == 2
+    mine.write_text(mine.read_text() + GOOD)
+    assert "mine.jsonl has changed since" in refused(command_of(tmp_path / "q") + given, capsys)
+
+
+def test_another_programs_folder_is_left_alone(tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    assert "config.json is not a run's" in refused(command_of(tmp_path), capsys)
+    assert (tmp_path / "config.json").read_text() == '{"model_type": "gpt2"}'
 
 
 def test_every_part_of_the_evaluation_draws_from_its_own_seed(copy_of_run, a_run):
