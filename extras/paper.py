@@ -430,7 +430,7 @@ def direct_rl(cfg, world):
 
 GOODS = "kettle lamp quilt teapot suitcase blanket mirror carpet violin jacket".split()
 REVIEWS = ["{word} {goods}, {word} value", "bought this {word} {goods} for my sister",
-           "{word} quality, {word} colour", "the {goods} looks {word}",
+           "{word} quality, {word} color", "the {goods} looks {word}",
            "arrived today, {word} and {word}", "{word} service, {word} box",
            "works {word}", "{word} overall"]
 PRAISE = """excellent great perfect sturdy lovely wonderful useful beautiful good
