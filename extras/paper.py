@@ -325,6 +325,7 @@ class World(NamedTuple):
 
 
 def load_world(cfg, folder):
+    """rho, tokenizer, queries and comparisons of the world that a task's runs share."""
     rho, tokenizer, queries, losses = rlhf.load_rho(folder / "rho.pt", cfg.device)
     sampling = rlhf.sampling_of(cfg, tokenizer)
     train, held_out = split_comparisons(folder / "labels.jsonl")
@@ -895,6 +896,7 @@ def main(argv=None):
 
 
 def command(argv):
+    """Run what the words of the command line name. UserError where it is nothing."""
     parser = rlhf.Parser(prog="python -m extras.paper", description=__doc__,
                          formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="+", help="figure 2, or another one of the above")

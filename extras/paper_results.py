@@ -195,6 +195,7 @@ def draw_optimum(ax, panel, series):
 
 
 def draw_panel(ax, panel, series):
+    """Draw one panel: its series, the paper's points, the optimum, the axes in words."""
     if panel.optimum and "optimum" in series:
         draw_optimum(ax, panel, series)
     if panel.kind == "dots":
@@ -265,6 +266,7 @@ def picture(title):
 
 
 def introduction(results):
+    """The text before the first result: what was run, by which code, how to repeat it."""
     runs = [run for series in results.values() for of_label in series.values()
             for run in of_label]
     different = {}
@@ -318,6 +320,7 @@ response. A win rate over 1,024 questions has a standard error of
 
 
 def figure_2(results):
+    """This result's section of README.md, its numbers from the JSON."""
     series = results["figure 2"]
 
     def row(paper_label, paper, label):
@@ -349,6 +352,7 @@ decides what pi learns."""
 
 
 def figure_3(results):
+    """This result's section of README.md, its numbers from the JSON."""
     series = results["figure 3"]
     optimum = series["optimum"][0]
     labels = ["direct RL, 8 times as long", "direct RL", "5,000 labels", "1,667 labels",
@@ -396,6 +400,7 @@ give `--vf_coef 0.1`."""
 
 
 def over_optimization(results):
+    """This result's section of README.md, its numbers from the JSON."""
     series = results["over-optimization"]
     rows = []
     for beta in (0.4, 0.15, 0.06, 0.03, 0.01, 0.0):
@@ -426,6 +431,7 @@ price keeps both where r is still right."""
 
 
 def figure_4(results):
+    """This result's section of README.md, its numbers from the JSON."""
     series = results["figure 4"]
     key = "win_rate.zero_shot"
     papers = [(200, 51.9, 78.2), (1000, 84.4, 82.3), (5000, 87.9, 86.3),
@@ -462,6 +468,7 @@ the difference we do not know."""
 
 
 def table_1(results):
+    """This result's section of README.md, its numbers from the JSON."""
     series = results["table 1"]
 
     def against(task, kind):
@@ -503,6 +510,7 @@ it."""
 
 
 def section_23(results):
+    """This result's section of README.md, its numbers from the JSON."""
     series = results["section 2.3"]
     optimum = results["figure 2"]["optimum"][0]
     rows = []
@@ -542,6 +550,7 @@ is not compared here."""
 
 
 def table_9(results):
+    """This result's section of README.md, its numbers from the JSON."""
     series = results["table 9"]
 
     def row(name, paper, key):
@@ -566,6 +575,7 @@ over ties."""
 
 
 def table_10(results):
+    """This result's section of README.md, its numbers from the JSON."""
     series = results["table 10"]
     true, learned = series["true score"], series["5,000 labels"]
     ends = values_of(learned, "policy.true_reward")
@@ -592,6 +602,7 @@ prefer all of it to rho. People would not."""
 
 
 def section_42(results):
+    """This result's section of README.md, its numbers from the JSON."""
     series = results["section 4.2"]
 
     def row(name, key, digits=2):
@@ -617,6 +628,7 @@ so it cannot become over-confident. Without that its loss would show more."""
 
 
 def section_44(results):
+    """This result's section of README.md, its numbers from the JSON."""
     series = results["section 4.4"]
     rows = [[label, spread(runs, "policy.true_reward"), spread(runs, "policy.kl"),
              spread(runs, "win_rate.zero_shot", 1)] for label, runs in series.items()]
@@ -641,6 +653,7 @@ it; `test_rlhf.py` has them."""
 
 
 def seeds(results):
+    """This result's section of README.md, its numbers from the JSON."""
     series = results["seeds"]
 
     def row(name, paper, key, digits=2):
