@@ -19,17 +19,19 @@ Omitted: people. Win rates are votes of the simulated labelers, those that r lea
 import copy
 import math
 import zlib
+from collections import Counter
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 
 import stories
-from gpt import (generate, generate_finished, language_model_loss, response_logprobs,
-                 train_language_model)
+from gpt import (check_finite, generate, generate_finished, language_model_loss,
+                 response_logprobs, train_language_model)
 from ppo import mask_before, response_kl
 from reward import Comparison, evaluate_reward_model, generate_texts, score_or_penalty
-from text import collate, query_batches, sample_queries
+from text import collate, decode_responses, query_batches, sample_queries
 
 
 def seeded(seed, part):
@@ -72,76 +74,129 @@ def true_reward(task, tokenizer, sampling, comparisons):
 
     def reward(query, response):
         length, finished = sampling.truncate(response)
-        texts = [tokenizer.decode(ids[:stop])
-                 for ids, stop in zip(response.tolist(), length.tolist())]
+        texts = decode_responses(response, length, tokenizer)
         scores = np.array([score(text).mean() for text in texts])
         scores = torch.tensor((scores - mean) / std).float().to(response.device)
         return score_or_penalty(scores, finished)
     return reward
 
 
-@torch.no_grad()
-def mean_reward_and_kl(model, rho, rewards, batches, sampling):
-    """The mean of each reward, and KL to rho in nats, of one response to each query.
+class Samples(NamedTuple):
+    """Responses, what they earn, and how far from rho they are: N, or (P, n) for n
+    responses to each of P queries."""
+    response: torch.Tensor         # (N, T)
+    score: torch.Tensor            # (N,)  the learned reward r
+    true: torch.Tensor             # (N,)  the true reward
+    kl: torch.Tensor               # (N,)  log pi(y|x) - log rho(y|x), nats; the mean is KL
 
-    rewards: functions (query, response) -> (B,). batches: queries (B, Q)."""
+
+@torch.no_grad()
+def sample_and_score(model, rho, rewards, batches, sampling):
+    """The Samples of a model, one response to each row of the batches (B, Q).
+
+    rewards: the learned and the true one, functions (query, response) -> (B,)."""
     T, temperature, truncate = sampling
-    scores, kls = [], []
+    reward, true = rewards
+    parts = []
     for query in batches:
         query = query.to(rho.device)
         response, logprobs, _ = generate(model, query, T, temperature)
-        ref_logprobs, _ = response_logprobs(rho, query, response, temperature)
+        ref_logprobs = logprobs
+        if model is not rho:
+            ref_logprobs, _ = response_logprobs(rho, query, response, temperature)
         mask = mask_before(truncate(response)[0], T)
-        kls.append(response_kl(logprobs, ref_logprobs, mask))
-        scores.append(torch.stack([reward(query, response) for reward in rewards], dim=1))
-    return torch.cat(scores).mean(dim=0).tolist(), torch.cat(kls).mean().item()
+        parts.append(Samples(response, reward(query, response), true(query, response),
+                             response_kl(logprobs, ref_logprobs, mask)))
+    return Samples(*[torch.cat(field) for field in zip(*parts)])
+
+
+def sample_each(model, rho, rewards, queries, n, sampling, progress):
+    """The Samples (P, n) of n responses to each of P queries (1, Q)."""
+    batches = progress([query.expand(n, -1) for query in queries])
+    flat = sample_and_score(model, rho, rewards, batches, sampling)
+    return Samples(*[field.unflatten(0, (len(queries), n)) for field in flat])
 
 
 # --- the optimum ------------------------------------------------------------------------
 
 def reweighted(scores, beta):
     """What the optimal policy, pi_opt(y|x) = rho(y|x) exp(r(x, y) / beta) / Z(x), gets:
-    reward, KL in nats, effective sample size (3.1.1). No policy is trained.
+    reward, KL in nats, effective sample size, (P,) each (3.1.1). No policy is trained.
 
     scores (P, n): r of n samples of rho for each of P queries. A sample has the weight
-    w = exp(r / beta) / sum exp(r / beta); KL = E_w[log(n w)], ESS = 1 / sum w^2; all are
-    means over the queries. Where the ESS is small, they come out too low (KL is at most
-    log n); so does the frontier, and a policy's share of the optimum is then too high."""
+    w = exp(r / beta) / sum exp(r / beta); KL = E_w[log(n w)], ESS = 1 / sum w^2. Where
+    the ESS is small, reward and KL come out too low (KL is at most log n), and a policy's
+    share of the optimum too high: at KL 3, with 512 samples, by some 1 to 2 %."""
     log_w = (scores / beta).log_softmax(dim=1)                       # (P, n)
     w = log_w.exp()
-    reward = (w * scores).sum(dim=1).mean().item()
-    kl = (w * (log_w + math.log(scores.size(1)))).sum(dim=1).mean().item()
-    return reward, kl, (1 / (w ** 2).sum(dim=1)).mean().item()
+    reward = (w * scores).sum(dim=1)
+    kl = (w * (log_w + math.log(scores.size(1)))).sum(dim=1)
+    return reward, kl, 1 / (w ** 2).sum(dim=1)
 
 
-@torch.no_grad()
-def optimal_frontier(rho, reward, queries, n, sampling):
+def optimal_frontier(scores):
     """The best reward at any KL: rows [beta, gain over rho, KL, effective samples].
 
     The gain over rho on the same queries, not the reward: r's level differs from query to
-    query, and these few are not those on which pi is measured. queries (1, Q)."""
-    T, temperature, _ = sampling
-    scores = []
-    for query in queries:
-        query = query.to(rho.device).expand(n, -1)
-        response, _, _ = generate(rho, query, T, temperature)
-        scores.append(reward(query, response))
-    scores = torch.stack(scores).cpu().double()                      # (P, n)
+    query, and these few are not those on which pi's reward is measured. scores (P, n)."""
     rows = []
     for beta in np.geomspace(20, 0.05, 80).tolist():
-        mean, kl, samples = reweighted(scores, beta)
-        rows.append([beta, mean - scores.mean().item(), kl, samples])
+        reward, kl, samples = reweighted(scores, beta)
+        gain = reward.mean() - scores.mean()
+        rows.append([beta, gain.item(), kl.mean().item(), samples.mean().item()])
     return rows
 
 
-def optimum_at(kl, frontier):
-    """The optimal policy's gain over rho at a KL, and its effective sample size.
+def price_at(kl, frontier):
+    """beta*, the price at which the optimal policy spends this KL.
 
-    None, None where the samples do not tell: beyond them, or where nothing is gained."""
+    None where the samples do not tell: beyond them, or where nothing is gained."""
     if not frontier or not frontier[0][2] < kl <= frontier[-1][2]:
+        return None
+    betas, _, kls, _ = np.array(frontier).T
+    return float(np.interp(kl, kls, betas))
+
+
+def share_of_optimum(gain, best_gain):
+    """What pi gains over rho, as a share of what the optimum gains at pi's KL; and the
+    standard error, since both are means over the same P queries. (P,) each.
+
+    None, None where the optimum gains less than 0.1: there the share is noise."""
+    if best_gain.mean() < 0.1:
         return None, None
-    _, gains, kls, samples = np.array(frontier).T
-    return float(np.interp(kl, kls, gains)), float(np.interp(kl, kls, samples))
+    share = gain.mean() / best_gain.mean()
+    error = (gain - share * best_gain).std(unbiased=False) / len(gain) ** 0.5
+    return share.item(), (error / best_gain.mean()).item()
+
+
+def best_of(n, scores):
+    """Where the best of each n samples lies: scores (P, m) -> columns (P, m // n).
+
+    Best-of-n is the optimizer that needs no training. Its KL is at most log n - (n - 1) / n
+    (Beirami et al. 2024; in practice it is often close)."""
+    groups = scores[:, :scores.size(1) // n * n].view(len(scores), -1, n)
+    first = torch.arange(groups.size(1), device=scores.device) * n
+    return groups.argmax(dim=2) + first
+
+
+def sameness(responses, sampling, tokenizer):
+    """What KL does not price: the share of sentences made like one of three, the three
+    commonest. None where no sentence is like those of stories.py. responses (..., T)."""
+    response = responses.flatten(0, -2)
+    length, _ = sampling.truncate(response)
+    texts = decode_responses(response, length, tokenizer)
+    frames = [stories.frame_of(sentence)
+              for text in texts for sentence in text.strip(" .").split(".")]
+    counts = Counter(frame for frame in frames if frame is not None)
+    if not counts:
+        return None
+    return sum(count for _, count in counts.most_common(3)) / len(frames)
+
+
+def columns_of(samples, columns):
+    """The Samples (P, k) that stand in these columns (P, k) of Samples (P, n)."""
+    rows = torch.arange(len(columns), device=columns.device)[:, None]
+    return Samples(*[field[rows, columns] for field in samples])
 
 
 # --- win rates --------------------------------------------------------------------------
@@ -199,40 +254,85 @@ def reward_model_results(cfg, r, tokenizer, held_out):
     return {"labels": labels, "reward_model": {**found, **limits, "n": len(held_out)}}
 
 
+BEST_OF = [2, 4, 16, 64]
+
+
+def beside_optimum(of_rho, of_pi, frontier, sampling, tokenizer):
+    """What results.json tells of pi and the optimum at pi's KL. Samples (P, n), (P, m)."""
+    found = dict.fromkeys(["optimal_gain", "optimal_beta", "optimal_effective_samples",
+                           "optimal_sameness", "share_of_optimum", "share_stderr",
+                           "nats_from_optimum"])
+    beta = price_at(of_pi.kl.mean().item(), frontier)
+    if beta is None:
+        return found
+    start = of_rho.score.mean(dim=1)                                 # (P,) each
+    best, _, samples = reweighted(of_rho.score, beta)
+    share, stderr = share_of_optimum(of_pi.score.mean(dim=1) - start, best - start)
+    # KL(pi, pi_opt) = (beta log Z - J(pi)) / beta, with J = r - beta KL (Korbak et al.
+    # 2022). beta log Z is the J of pi_opt, and at this beta both spend the same KL.
+    nats = (best.mean() - of_pi.score.mean()) / beta
+    weights = (of_rho.score / beta).softmax(dim=1)
+    drawn = columns_of(of_rho, torch.multinomial(weights, 32, replacement=True))
+    return {"optimal_gain": (best - start).mean().item(), "optimal_beta": beta,
+            "optimal_effective_samples": samples.mean().item(),
+            "optimal_sameness": sameness(drawn.response, sampling, tokenizer),
+            "share_of_optimum": share, "share_stderr": stderr,
+            "nats_from_optimum": nats.item()}
+
+
+def best_of_n_results(of_rho, sampling, tokenizer):
+    """What the best of each n samples of rho earn, for the n that Samples (P, m) allow."""
+    found = []
+    for n in BEST_OF:
+        if n <= of_rho.score.size(1):
+            best = columns_of(of_rho, best_of(n, of_rho.score))
+            found.append({"n": n, "kl_bound": math.log(n) - (n - 1) / n,
+                          "gain": (best.score.mean() - of_rho.score.mean()).item(),
+                          "true_gain": (best.true.mean() - of_rho.true.mean()).item(),
+                          "sameness": sameness(best.response, sampling, tokenizer)})
+    return found
+
+
 def evaluate(cfg, rho, pi, rewards, queries, sampling, tokenizer, train, progress):
-    """Rewards and KL of pi, beside rho's and the optimum's at pi's KL; and win rates.
+    """Rewards and KL of pi, beside rho's, the optimum's at pi's KL, and best-of-n's; how
+    much alike its sentences are; and win rates.
 
     rewards: the learned and the true one. queries {length: (n, length)}. train: the
     comparisons that the supervised baseline learns from."""
     seeded(cfg.seed, "evaluation queries")
     batches = query_batches(sample_queries(queries, cfg.eval_queries))
     single = query_batches(sample_queries(queries, cfg.optimum_queries), size=1)
-    n = cfg.optimum_samples
-    # One response to each query by pi and rho, four for a win rate, n for the optimum; to
-    # train the baseline on a comparison takes as long as some two responses.
+    n, m = cfg.optimum_samples, math.ceil(cfg.optimum_samples / 8)   # of rho, of pi
+    # One response to each query by pi and rho, four for a win rate, n + m where the
+    # optimum is known; to train the baseline on a comparison takes as long as one.
     n_queries = sum(len(batch) for batch in batches)
-    progress.total = 6 * n_queries + n * len(single)
+    progress.total = 6 * n_queries + (n + m) * len(single)
     if cfg.supervised_lr:
-        progress.total += 8 * n_queries + 2 * len(train)
+        progress.total += 8 * n_queries + len(train)
 
     seeded(cfg.seed, "reward of pi")
-    (reward, true), kl = mean_reward_and_kl(pi, rho, rewards, progress(batches), sampling)
+    of_pi = sample_and_score(pi, rho, rewards, progress(batches), sampling)
     seeded(cfg.seed, "reward of rho")
-    (start, true_start), _ = mean_reward_and_kl(rho, rho, rewards, progress(batches),
-                                                sampling)
-    policy = {"kl": kl, "kl_target": cfg.kl_target, "reward": reward, "true_reward": true,
-              "zero_shot_reward": start, "zero_shot_true_reward": true_start,
-              "optimal_reward": None, "optimal_effective_samples": None,
-              "share_of_optimum": None}
-    frontier = []
+    of_rho = sample_and_score(rho, rho, rewards, progress(batches), sampling)
+    policy = {"kl": of_pi.kl.mean().item(), "kl_target": cfg.kl_target,
+              "reward": of_pi.score.mean().item(),
+              "true_reward": of_pi.true.mean().item(),
+              "zero_shot_reward": of_rho.score.mean().item(),
+              "zero_shot_true_reward": of_rho.true.mean().item()}
+    check_finite(policy["kl"], "KL", "evaluation")
+    policy.update(sameness=sameness(of_pi.response, sampling, tokenizer),
+                  zero_shot_sameness=sameness(of_rho.response, sampling, tokenizer))
+    frontier, best_of_n = [], []
     if single:
         seeded(cfg.seed, "optimum")
-        frontier = optimal_frontier(rho, rewards[0], progress(single, each=n), n,
-                                    sampling)
-        gain, samples = optimum_at(kl, frontier)
-        if gain is not None:
-            policy.update(optimal_reward=start + gain, optimal_effective_samples=samples,
-                          share_of_optimum=(reward - start) / gain)
+        of_rho = sample_each(rho, rho, rewards, single, n, sampling, progress)
+        of_pi = sample_each(pi, rho, rewards, single, m, sampling, progress)
+        frontier = optimal_frontier(of_rho.score)
+        best_of_n = best_of_n_results(of_rho, sampling, tokenizer)
+    policy.update(beside_optimum(of_rho, of_pi, frontier, sampling, tokenizer))
+    policy["optimal_reward"] = None
+    if policy["optimal_gain"] is not None:
+        policy["optimal_reward"] = policy["zero_shot_reward"] + policy["optimal_gain"]
 
     pairs = {"zero_shot": (pi, rho)}
     if cfg.supervised_lr:
@@ -246,7 +346,8 @@ def evaluate(cfg, rho, pi, rewards, queries, sampling, tokenizer, train, progres
         rng = seeded(cfg.seed, f"win rate, {name}")
         wins[name] = win_rate(cfg.task, model, opponent, progress(batches, each=4),
                               sampling, tokenizer, rng)
-    return {"policy": policy, "win_rate": wins, "frontier": frontier}
+    return {"policy": policy, "win_rate": wins, "frontier": frontier,
+            "best_of_n": best_of_n}
 
 
 # --- what a person sees -----------------------------------------------------------------
@@ -293,11 +394,6 @@ def closing_table(results):
     best = ""
     if r["best_loss"] is not None:
         best = f"best possible {r['best_accuracy']:.3f}, {r['best_loss']:.3f}"
-    optimum = "unknown at this KL", ""
-    if policy["optimal_reward"] is not None:
-        samples = policy["optimal_effective_samples"]
-        optimum = (f"{policy['optimal_reward']:+.2f}",
-                   f"on {samples:.0f} effective samples")
     rows = [
         ("language model", f"loss {lm['loss']:.3f}", f"unigram {lm['unigram_loss']:.3f}"),
         ("reward model", f"accuracy {r['accuracy']:.3f}, loss {r['loss']:.3f}", best),
@@ -305,15 +401,32 @@ def closing_table(results):
          f"target {policy['kl_target'] or 'none'}"),
         ("reward of pi", f"{policy['reward']:+.2f}",
          f"zero-shot {policy['zero_shot_reward']:+.2f}"),
-        ("reward of the optimum", *optimum),
         ("true reward of pi", f"{policy['true_reward']:+.2f}",
          f"zero-shot {policy['zero_shot_true_reward']:+.2f}")]
+    if policy["share_of_optimum"] is None:
+        rows.append(("share of the optimum's gain", "unknown at this KL", ""))
+    else:
+        rows += [("share of the optimum's gain",
+                  f"{policy['share_of_optimum']:.1%} +/- {policy['share_stderr']:.1%}",
+                  f"on {policy['optimal_effective_samples']:.0f} effective samples"),
+                 ("beta at the end", f"{policy['beta']:.2f}",
+                  f"the optimum's at this KL {policy['optimal_beta']:.2f}")]
+    for best in results["best_of_n"]:
+        reward = policy["zero_shot_reward"] + best["gain"]
+        rows.append((f"reward of the best of {best['n']}", f"{reward:+.2f}",
+                     f"KL at most {best['kl_bound']:.2f}"))
+    if policy["sameness"] is not None:
+        rows.append(("in the 3 commonest frames", f"{policy['sameness']:.0%} of sentences",
+                     f"zero-shot {policy['zero_shot_sameness']:.0%}"))
     for name, win in results["win_rate"].items():
         mean, stderr = win["mean"], win["stderr"]
         rows.append((PAIRS[name], f"{mean:.1%} +/- {stderr:.1%}",
                      f"of {win['n']} questions"))
     rows.append(("seconds", f"{sum(results['seconds'].values()):.0f}", ""))
-    lines = [f"{title:<27}{value:<28}{beside}".rstrip() for title, value, beside in rows]
+    lines = [f"{title:<29}{value:<27}{beside}".rstrip() for title, value, beside in rows]
+    if policy["kl_target"] and policy["kl"] > 2 * policy["kl_target"]:
+        lines.append("WARNING: KL is far above its target. pi has run away; a smaller --lr "
+                     "may help.")
     if results["config"]["quick"]:
         lines.insert(0, "A MINIATURE: it shows that everything runs, and is no result.")
     return "\n".join(lines)
@@ -341,8 +454,12 @@ def draw_figure(path, results, log):
     ax.plot(kls, scores, ".", color="0.7", label="pi while it learns, a batch each")
     ax.plot(policy["kl"], policy["reward"], "C0*", ms=16, label="pi at the end, held out")
     if results["frontier"]:
+        start = policy["zero_shot_reward"]
+        ax.plot([best["kl_bound"] for best in results["best_of_n"]],
+                [best["gain"] + start for best in results["best_of_n"]], "C2s", mfc="none",
+                label="best of 2, 4, 16, 64 samples of rho, at its most KL")
         _, gain, kl, samples = np.array(results["frontier"]).T
-        best = policy["zero_shot_reward"] + gain
+        best = start + gain
         ax.plot(kl[samples >= 100], best[samples >= 100], "k-",
                 label="optimal policy, on 100 effective samples or more")
         weak = (samples < 120) & (samples >= 10)     # from where the firm line ends

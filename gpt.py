@@ -189,14 +189,24 @@ def response_positions(a, Q):
     return a[:, Q - 1:-1]
 
 
+def response_states(model, query, response):
+    """The hidden states that predict the response: (B, Q), (B, T) -> (B, T, C)."""
+    h = model.hidden(torch.cat([query, response], dim=1))            # (B, Q + T, C)
+    return response_positions(h, query.size(1))
+
+
+def token_logprobs(model, h, token, temperature):
+    """log pi(token | what h has read): h (..., C), token (...) -> (...)."""
+    logprobs = next_token_logprobs(model, h, temperature)            # (..., V)
+    return logprobs.gather(-1, token[..., None])[..., 0]
+
+
 def response_logprobs(model, query, response, temperature):
     """log pi(y_t | x, y_<t) of every response token, and the states that predicted them.
 
     query (B, Q), response (B, T) -> (B, T), (B, T, C)."""
-    h = model.hidden(torch.cat([query, response], dim=1))            # (B, Q + T, C)
-    h = response_positions(h, query.size(1))                         # (B, T, C)
-    logprobs = next_token_logprobs(model, h, temperature)            # (B, T, V)
-    return logprobs.gather(-1, response[..., None])[..., 0], h
+    h = response_states(model, query, response)
+    return token_logprobs(model, h, response, temperature), h
 
 
 # --- sampling ---------------------------------------------------------------------------
@@ -254,9 +264,9 @@ def language_model_loss(model, windows, loss_mask, temperature=1.0):
 
     windows (B, T + 1): tokens. loss_mask (B, T + 1): True for those that count in the
     mean; the first never does, for nothing stands before it."""
-    logits = model.logits(model.hidden(windows[:, :-1]), temperature)        # (B, T, V)
-    targets = windows[:, 1:].masked_fill(~loss_mask[:, 1:], -100)            # (B, T)
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
+    mask = loss_mask[:, 1:]                                          # (B, T)
+    h = model.hidden(windows[:, :-1])[mask]                          # (N, C)
+    return F.cross_entropy(model.logits(h, temperature), windows[:, 1:][mask])
 
 
 def set_learning_rate(optimizer, lr):

@@ -24,21 +24,51 @@ from typing import NamedTuple
 import torch
 import torch.nn as nn
 
-from gpt import generate, response_logprobs
+from gpt import generate, response_logprobs, response_states, token_logprobs
+
+
+CRITICS = ["own", "shared", "none"]
 
 
 class Policy(nn.Module):
-    """pi, and its value function on the same trunk, as in the released code: the hidden
-    states are computed for the tokens anyway, and serve the value too."""
+    """pi, and its value function V, the critic.
 
-    def __init__(self, rho):
+    critic: "own", V has a trunk of its own, which starts as rho does and learns at a rate
+    of its own. "shared", V is a head on pi's trunk, as in the released code. "none", there
+    is no V: see leave_one_out.
+
+    Why not shared? There the value learns at pi's rate, which is low, and sees little
+    before most of the nats are spent; and where returns are large (a high beta), its
+    gradient drives pi's trunk away from rho. The price is half as much time again."""
+
+    def __init__(self, rho, critic="own"):
         super().__init__()
         self.trunk = copy.deepcopy(rho)
-        # The value starts at 0 everywhere: a random one would be noise in the first
-        # advantages.
-        self.value_head = nn.Linear(rho.shape["n_embd"], 1, device=rho.device)
-        nn.init.zeros_(self.value_head.weight)
-        nn.init.zeros_(self.value_head.bias)
+        self.critic = copy.deepcopy(rho) if critic == "own" else None
+        self.value_head = None
+        if critic != "none":
+            # The value starts at 0 everywhere: a random one would be noise in the first
+            # advantages.
+            self.value_head = nn.Linear(rho.shape["n_embd"], 1, device=rho.device)
+            nn.init.zeros_(self.value_head.weight)
+            nn.init.zeros_(self.value_head.bias)
+
+    def values(self, query, response, h):
+        """V(x, y_<t) of every response token, (B, T). h (B, T, C): the states of pi's own
+        trunk there, which a shared critic need not compute again."""
+        if self.value_head is None:
+            return torch.zeros(response.shape, device=response.device)
+        if self.critic is not None:
+            h = response_states(self.critic, query, response)
+        return self.value_head(h)[..., 0]
+
+
+def policy_optimizer(pi, cfg):
+    """Adam, on pi at one rate and on its critic at another."""
+    of_critic = [p for name, p in pi.named_parameters() if not name.startswith("trunk.")]
+    groups = [{"params": list(pi.trunk.parameters()), "lr": cfg.lr},
+              {"params": of_critic, "lr": cfg.critic_lr}]
+    return torch.optim.Adam(groups, eps=1e-5, fused=True)
 
 
 # --- the mathematics: functions of tensors ----------------------------------------------
@@ -72,6 +102,15 @@ def gae(rewards, values, lam):
         advantages[:, t] = next_advantage
         next_value = values[:, t]
     return advantages
+
+
+def leave_one_out(total, n):
+    """The baseline of those who have no critic (RLOO: Kool et al. 2019, Ahmadian et al.
+    2024): the advantage of a response is its total reward, less the mean total of the
+    others to the same query. total (B,), n to a query, side by side -> (B,)."""
+    total = total.view(-1, n)                                        # (B / n, n)
+    mean_of_others = (total.sum(dim=1, keepdim=True) - total) / (n - 1)
+    return (total - mean_of_others).flatten()
 
 
 def whiten(a):
@@ -162,20 +201,23 @@ def rollout(pi, rho, reward, query, sampling):
     ref_logprobs, _ = response_logprobs(rho, query, response, temperature)
     length, _ = truncate(response)
     response_mask = mask_before(length, T)
-    values = pi.value_head(h)[..., 0] * response_mask                # (B, T)
+    values = pi.values(query, response, h) * response_mask           # (B, T)
     score = reward(query, response)
     return Rollout(query, response, response_mask, logprobs, ref_logprobs, values, score)
 
 
-def advantages_and_returns(batch, beta, lam, whiten_rewards=False):
+def advantages_and_returns(batch, beta, cfg):
     """The whitened advantages, for the policy loss, and the returns, which the values are
     to meet: advantage (before whitening) + value. (B, T) each, 0 after the end."""
     mask = batch.response_mask
     rewards = token_rewards(batch.score, batch.logprobs, batch.ref_logprobs, beta, mask)
-    if whiten_rewards:                   # released code: to deviation 1, the mean kept
+    if cfg.whiten_rewards:               # released code: to deviation 1, the mean kept
         mean = rewards[mask].mean()
         rewards[mask] = whiten(rewards[mask]) + mean
-    advantages = gae(rewards, batch.values, lam)
+    if cfg.critic == "none":
+        advantages = leave_one_out(rewards.sum(dim=1), cfg.group_size)[:, None] * mask
+    else:
+        advantages = gae(rewards, batch.values, cfg.lam)
     returns = advantages + batch.values
     advantages[mask] = whiten(advantages[mask])
     return advantages, returns
@@ -187,9 +229,9 @@ def ppo_step(pi, optimizer, batch, advantages, returns, cfg):
     """One Adam step on a minibatch. Returns losses and diagnostics, from before it."""
     mask = batch.response_mask
     query, response, old_logprobs = batch.query, batch.response, batch.logprobs[mask]
-    logprobs, h = response_logprobs(pi.trunk, query, response, cfg.temperature)
-    logprobs = logprobs[mask]                                        # (N,)
-    values = pi.value_head(h[mask])[:, 0]                            # (N,)
+    h = response_states(pi.trunk, query, response)                   # (B, T, C)
+    logprobs = token_logprobs(pi.trunk, h[mask], response[mask], cfg.temperature)  # (N,)
+    values = pi.values(query, response, h)[mask]                     # (N,)
     loss_pi, clipfrac = policy_loss(logprobs, old_logprobs, advantages[mask], cfg.clip)
     loss_v = value_loss(values, batch.values[mask], returns[mask], cfg.clip)
     loss = loss_pi + cfg.vf_coef * loss_v
@@ -205,9 +247,9 @@ def ppo_step(pi, optimizer, batch, advantages, returns, cfg):
 def ppo_update(pi, optimizer, batch, beta, cfg):
     """Some epochs over one batch, in place. Returns what metrics.jsonl reports of it.
 
-    cfg is rlhf.py's Config; of it lam, whiten_rewards, epochs, minibatches, temperature,
-    clip and vf_coef are used here."""
-    advantages, returns = advantages_and_returns(batch, beta, cfg.lam, cfg.whiten_rewards)
+    cfg is rlhf.py's Config; of it critic, group_size, lam, whiten_rewards, epochs,
+    minibatches, temperature, clip and vf_coef are used here."""
+    advantages, returns = advantages_and_returns(batch, beta, cfg)
     steps = []
     for _ in range(cfg.epochs):
         order = torch.randperm(len(batch.query), device=batch.query.device)

@@ -26,7 +26,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from gpt import check_finite, generate, generate_finished, set_learning_rate
-from text import UserError, sample_queries
+from text import UserError, decode_responses, sample_queries
 
 
 # --- comparisons and their file ---------------------------------------------------------
@@ -110,8 +110,7 @@ def generate_texts(model, query, n, sampling, tokenizer):
     response, length, finished = generate_finished(model, repeated, sampling)
     if not finished.all():
         warnings.warn("some responses never ended at a period; they are shown whole")
-    texts = [tokenizer.decode(ids[:stop])
-             for ids, stop in zip(response.tolist(), length.tolist())]
+    texts = decode_responses(response, length, tokenizer)
     return [texts[i:i + n] for i in range(0, len(texts), n)]
 
 

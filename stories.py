@@ -12,6 +12,7 @@ have one to four words that count, so the best of rho's responses are rare. That
 room in which a policy can be better than rho.
 """
 
+import functools
 import re
 from typing import NamedTuple
 
@@ -119,6 +120,26 @@ def passage(rng):
         sentences.append(scene.sentence(frame, subject, other))
         scene.mood = min(1.0, max(-1.0, scene.mood + rng.gauss(0, 0.3)))
     return " ".join(sentences)
+
+
+@functools.cache
+def frame_patterns():
+    """[(frame, a regular expression for the sentences that it makes)]."""
+    any_words = {"d": r"(\w+ )?", "ly": r"( \w+)?"}      # these two may be nothing
+
+    def pattern_of(frame):
+        filled = re.sub("{([A-Za-z]+)}",
+                        lambda match: any_words.get(match[1], r"\w+( the \w+)?"), frame)
+        return re.compile(re.sub(r"\b([Aa]) ", r"\1n? ", filled), re.IGNORECASE)
+    return [(frame, pattern_of(frame)) for tone in FRAMES.values() for frame in tone]
+
+
+def frame_of(sentence):
+    """The frame that a sentence is made like, or None."""
+    for frame, pattern in frame_patterns():
+        if pattern.fullmatch(sentence.strip(" .")):
+            return frame
+    return None
 
 
 # --- the labelers -----------------------------------------------------------------------

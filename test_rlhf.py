@@ -71,7 +71,7 @@ def record(monkeypatch, name):
 
     class Recorder(torch.optim.SGD):
         def __init__(self, params, **options):
-            super().__init__(params, lr=0.0)
+            super().__init__(params, lr=options.get("lr", 0.0))
             notes.options, notes.groups = options, self.param_groups
 
         def step(self):
@@ -844,7 +844,7 @@ def test_masks_by_hand():
 
 def settings(**changed):
     usual = dict(temperature=0.7, clip=0.2, lam=0.95, vf_coef=0.5, whiten_rewards=False,
-                 epochs=4, minibatches=1)
+                 epochs=4, minibatches=1, critic="own", group_size=4)
     return types.SimpleNamespace(**{**usual, **changed})
 
 
@@ -860,8 +860,8 @@ def end_at_lengths(response):
     return length, length > 0
 
 
-def start_of_ppo(model, truncate=whole):
-    pi = ppo.Policy(model)
+def start_of_ppo(model, truncate=whole, critic="own"):
+    pi = ppo.Policy(model, critic)
     batch = ppo.rollout(pi, model, first_token, tokens_of(64, 5), gpt.Sampling(8, 0.7, truncate))
     return pi, batch
 
@@ -871,13 +871,51 @@ def test_before_training_kl_is_0_and_values_are_0(model):
     assert torch.allclose(batch.logprobs, batch.ref_logprobs, atol=1e-4)
     assert (batch.values == 0).all() and batch.response_mask.all()
     assert torch.equal(batch.score, batch.response[:, 0].float())
-    pi.value_head.weight.data.normal_()
     pi.trunk.wte.weight.data += 0.3 * torch.randn(50, 16)
     again = ppo.rollout(pi, model, first_token, batch.query, gpt.Sampling(8, 0.7, whole))
     ref_logprobs, _ = gpt.response_logprobs(model, again.query, again.response, 0.7)
     assert torch.allclose(again.ref_logprobs, ref_logprobs, atol=1e-4), "of rho"
-    _, h = gpt.response_logprobs(pi.trunk, again.query, again.response, 0.7)
-    assert torch.allclose(again.values, pi.value_head(h)[..., 0], atol=1e-3)
+
+
+@pytest.mark.parametrize("critic", ["own", "shared", "none"])
+def test_what_the_critic_reads(model, critic):
+    pi = ppo.Policy(model, critic)
+    query, response = tokens_of(64, 5), tokens_of(64, 8)
+    for p in pi.parameters():                            # its own trunk is no longer pi's
+        p.data += 0.1 * torch.randn(p.shape)
+    h = gpt.response_states(pi.trunk, query, response)
+    if critic == "none":
+        assert pi.value_head is None and (pi.values(query, response, h) == 0).all()
+        return
+    read = h
+    if critic == "own":
+        assert pi.critic is not pi.trunk
+        read = gpt.response_states(pi.critic, query, response)
+    assert torch.allclose(pi.values(query, response, h), pi.value_head(read)[..., 0], atol=1e-4)
+
+
+def test_pi_and_its_critic_learn_at_rates_of_their_own(model):
+    cfg = types.SimpleNamespace(lr=0.1, critic_lr=0.2)
+    for critic, n in [("own", 30), ("shared", 2), ("none", 0)]:
+        pi = ppo.Policy(model, critic)
+        of_pi, of_critic = ppo.policy_optimizer(pi, cfg).param_groups
+        assert (of_pi["lr"], of_critic["lr"], of_pi["eps"]) == (0.1, 0.2, 1e-5)
+        assert len(of_critic["params"]) == n and len(of_pi["params"]) == 28
+        assert {*of_pi["params"], *of_critic["params"]} == {*pi.parameters()}
+
+
+def test_leaving_one_out_by_hand():
+    # Of 1, 2, 6 the others' means are 4, 3.5 and 1.5; alike, there is no advantage.
+    total = torch.tensor([1.0, 2.0, 6.0, 5.0, 5.0, 5.0])
+    assert ppo.leave_one_out(total, 3).tolist() == [-3.0, -1.5, 4.5, 0, 0, 0]
+    model = random_model()
+    _, batch = start_of_ppo(model, end_at_lengths, "none")
+    mask = batch.response_mask
+    advantages, _ = ppo.advantages_and_returns(batch, 0.1, settings(critic="none"))
+    total = batch.score - 0.1 * ppo.response_kl(batch.logprobs, batch.ref_logprobs, mask)
+    wanted = ppo.leave_one_out(total, 4)[:, None].expand(-1, 8)[mask]
+    assert torch.allclose(advantages[mask], ppo.whiten(wanted), atol=1e-3), "of every token"
+    assert (advantages[~mask] == 0).all()
 
 
 def test_the_first_step_starts_at_ratio_1(model):
@@ -885,7 +923,7 @@ def test_the_first_step_starts_at_ratio_1(model):
     # Against log-probabilities of the same forward pass the ratio is 1 to the last bit.
     logp, _ = gpt.response_logprobs(pi.trunk, batch.query, batch.response, 0.7)
     batch = batch._replace(logprobs=logp.detach())
-    advantages, returns = ppo.advantages_and_returns(batch, 0.1, 0.95)
+    advantages, returns = ppo.advantages_and_returns(batch, 0.1, settings())
     optimizer = torch.optim.Adam(pi.parameters(), lr=1e-3)
     first = ppo.ppo_step(pi, optimizer, batch, advantages, returns, settings())
     assert first["approx_kl"] == 0 and first["clipfrac"] == 0
@@ -897,18 +935,19 @@ def test_the_first_step_starts_at_ratio_1(model):
     assert third["approx_kl"] == pytest.approx(by_hand, rel=1e-3), "a mean over tokens"
 
 
-def test_the_loss_of_a_step_by_hand(model):
-    pi, batch = start_of_ppo(model, end_at_lengths)
+@pytest.mark.parametrize("critic", ["own", "shared"])
+def test_the_loss_of_a_step_by_hand(model, critic):
+    pi, batch = start_of_ppo(model, end_at_lengths, critic)
     pi.value_head.weight.data.normal_(std=0.01)
     mask = batch.response_mask
-    advantages, returns = ppo.advantages_and_returns(batch, 0.1, 0.95)
+    advantages, returns = ppo.advantages_and_returns(batch, 0.1, settings())
     sgd = torch.optim.SGD(pi.parameters(), lr=0.0)
     stats = ppo.ppo_step(pi, sgd, batch, advantages, returns, settings(vf_coef=0.25))
     found = [p.grad.clone() for p in pi.parameters()]
     logp, h = gpt.response_logprobs(pi.trunk, batch.query, batch.response, 0.7)
     ratio = (logp - batch.logprobs).exp()
     loss_pi = -(advantages * ratio)[mask].mean()         # no clip at ratio 1
-    values = pi.value_head(h)[..., 0]
+    values = pi.values(batch.query, batch.response, h)
     loss_v = 0.5 * ((values - returns) ** 2)[mask].mean()
     assert stats["policy_loss"] == pytest.approx(loss_pi.item(), abs=1e-4)
     assert stats["value_loss"] == pytest.approx(loss_v.item(), rel=1e-4)
@@ -925,16 +964,16 @@ def test_the_loss_of_a_step_by_hand(model):
 
 def test_returns_by_hand(model):
     _, batch = start_of_ppo(model)
-    _, returns = ppo.advantages_and_returns(batch, 0.1, 0.95)
+    _, returns = ppo.advantages_and_returns(batch, 0.1, settings())
     mask = batch.response_mask
     plain = ppo.token_rewards(batch.score, batch.logprobs, batch.ref_logprobs, 0.1, mask)
     assert torch.allclose(returns, ppo.gae(plain, batch.values, 0.95), atol=1e-4), "values are 0"
     valued = batch._replace(values=torch.randn(64, 8))
-    _, returns = ppo.advantages_and_returns(valued, 0.1, 0.95)
+    _, returns = ppo.advantages_and_returns(valued, 0.1, settings())
     wanted = ppo.gae(plain, valued.values, 0.95) + valued.values
     assert torch.allclose(returns, wanted, atol=1e-4)
     # As the released code: over their deviation, with the mean as it was.
-    _, returns = ppo.advantages_and_returns(batch, 0.1, 0.95, whiten_rewards=True)
+    _, returns = ppo.advantages_and_returns(batch, 0.1, settings(whiten_rewards=True))
     white = plain.mean() + (plain - plain.mean()) / plain.std(unbiased=False)
     assert torch.allclose(returns, ppo.gae(white, batch.values, 0.95), atol=1e-3)
 
@@ -946,7 +985,7 @@ def test_what_lies_behind_the_end_is_not_there(model):
     def step(response):
         changed = batch._replace(response=response,
                                  logprobs=batch.logprobs - 0.1 * (response != batch.response))
-        advantages, returns = ppo.advantages_and_returns(changed, 0.1, 0.95)
+        advantages, returns = ppo.advantages_and_returns(changed, 0.1, settings())
         stats = ppo.ppo_step(pi, sgd, changed, advantages, returns, settings())
         return stats, [p.grad.clone() for p in pi.parameters()]
     other = batch.response.clone()
@@ -966,12 +1005,12 @@ def test_the_episode_ends_with_the_response(model):
     mask = batch.response_mask
     assert mask.sum(1).tolist() == LENGTHS.tolist() and mask[:, :3].all()
     assert (batch.values[~mask] == 0).all() and (batch.values[mask] == 0.5).all()
-    advantages, returns = ppo.advantages_and_returns(batch, 0.0, 0.95)
+    advantages, returns = ppo.advantages_and_returns(batch, 0.0, settings())
     rows = torch.arange(64)
     assert torch.allclose(returns[rows, LENGTHS - 1], batch.score), "nothing comes after the end"
     assert advantages[mask].mean().item() == pytest.approx(0, abs=1e-5)
     assert advantages[mask].std(unbiased=False).item() == pytest.approx(1, abs=1e-3)
-    white = ppo.advantages_and_returns(batch, 0.1, 0.95, whiten_rewards=True)[1]
+    white = ppo.advantages_and_returns(batch, 0.1, settings(whiten_rewards=True))[1]
     assert torch.isfinite(white).all() and (white[~mask] == 0).all()
 
 
@@ -985,8 +1024,8 @@ def test_an_update_has_as_many_minibatches_as_asked(model, monkeypatch):
         assert torch.equal(returns[:, 0], 2 * batch.score)
         return {"policy_loss": float(len(sizes))}
 
-    def credit(batch, beta, lam, whiten_rewards):
-        assert (beta, lam, whiten_rewards) == (0.1, 0.5, True)
+    def credit(batch, beta, cfg):
+        assert (beta, cfg.lam, cfg.whiten_rewards) == (0.1, 0.5, True)
         return batch.score[:, None].expand(-1, 8), 2 * batch.score[:, None].expand(-1, 8)
     monkeypatch.setattr(ppo, "ppo_step", step)
     monkeypatch.setattr(ppo, "advantages_and_returns", credit)
@@ -1007,7 +1046,7 @@ def test_what_an_update_reports(model):
     batch = batch._replace(ref_logprobs=batch.ref_logprobs - 0.01 * torch.arange(8),
                            values=0.5 * batch.response_mask)
     optimizer = torch.optim.Adam(pi.parameters(), lr=1e-4)
-    _, returns = ppo.advantages_and_returns(batch, 0.3, 0.95)
+    _, returns = ppo.advantages_and_returns(batch, 0.3, settings())
     stats = ppo.ppo_update(pi, optimizer, batch, 0.3, settings())
     log_ratio = batch.logprobs - batch.ref_logprobs
     kl = sum(log_ratio[i, :n].sum().item() for i, n in enumerate(LENGTHS)) / 64
@@ -1023,8 +1062,8 @@ def test_what_an_update_reports(model):
     assert math.isfinite(stats["explained_variance"])
 
 
-@pytest.mark.parametrize("beta", [0.5, 0.2])
-def test_ppo_reaches_the_exact_optimum(beta):
+@pytest.mark.parametrize("beta, critic", [(0.5, "own"), (0.2, "shared"), (0.2, "none")])
+def test_ppo_reaches_the_exact_optimum(beta, critic):
     """Five tokens, three steps: 125 responses, each with a random reward. The best objective
     E[r] - beta KL is beta log E_rho exp(r / beta), and pi_opt ~ rho exp(r / beta) has it."""
     torch.manual_seed(0)
@@ -1038,12 +1077,12 @@ def test_ppo_reaches_the_exact_optimum(beta):
     query = torch.tensor([[1, 2]])
     queries = query.expand(V ** T, -1)
     log_rho = gpt.response_logprobs(rho, queries, every, 1.0)[0].sum(1).detach()
-    pi = ppo.Policy(rho)
+    pi = ppo.Policy(rho, critic)
     optimizer = torch.optim.Adam(pi.parameters(), lr=2e-3, eps=1e-5)
     for update in range(150):
         gpt.set_learning_rate(optimizer, 2e-3 * (1 - update / 150))
         batch = ppo.rollout(pi, rho, score, query.expand(256, -1), gpt.Sampling(T, 1.0, whole))
-        ppo.ppo_update(pi, optimizer, batch, beta, settings(temperature=1.0))
+        ppo.ppo_update(pi, optimizer, batch, beta, settings(temperature=1.0, critic=critic))
     log_pi = gpt.response_logprobs(pi.trunk, queries, every, 1.0)[0].sum(1).detach()
     assert log_pi.exp().sum().item() == pytest.approx(1, abs=1e-4)
     reached = (log_pi.exp() * (r - beta * (log_pi - log_rho))).sum().item()
@@ -1051,6 +1090,24 @@ def test_ppo_reaches_the_exact_optimum(beta):
     best = beta * torch.logsumexp(log_rho + r / beta, 0).item()
     assert start < 0.5 * best
     assert 0.98 * best <= reached <= best + 1e-6
+
+
+def test_a_high_price_keeps_pi_near_rho(model):
+    """At beta 30 returns are large, and so is the gradient of the value loss. A critic on
+    pi's trunk drives pi away from rho, at a price that should hold it there."""
+    def score(query, response):
+        return (response[:, 0] % 3).float()
+    kl = {}
+    for critic in ("own", "shared"):
+        torch.manual_seed(0)
+        pi = ppo.Policy(model, critic)
+        optimizer = ppo.policy_optimizer(pi, types.SimpleNamespace(lr=5e-3, critic_lr=5e-3))
+        kls = []
+        for _ in range(40):
+            batch = ppo.rollout(pi, model, score, tokens_of(64, 5), gpt.Sampling(12, 0.7, whole))
+            kls.append(ppo.ppo_update(pi, optimizer, batch, 30.0, settings())["kl"])
+        kl[critic] = np.mean(kls[20:])
+    assert kl["own"] < 0.2 < kl["shared"], kl
 
 
 # --- evaluate.py ------------------------------------------------------------------------
@@ -1088,40 +1145,136 @@ def test_kl_and_rewards_are_those_of_the_response_to_its_end(model):
         return response[:, -1].float()
     torch.manual_seed(0)
     rewards = [first_token, last_token]
-    means, kl = evaluate.mean_reward_and_kl(pi, model, rewards, batches, sampling)
-    assert kl == pytest.approx(by_hand, abs=1e-4) and kl > 0.1
-    wanted = [response[:, 0].float().mean().item(), response[:, -1].float().mean().item()]
-    assert means == pytest.approx(wanted)
+    found = evaluate.sample_and_score(pi, model, rewards, batches, sampling)
+    assert found.kl.mean().item() == pytest.approx(by_hand, abs=1e-4) and by_hand > 0.1
+    assert torch.equal(found.response, response)
+    assert torch.equal(found.score, response[:, 0].float())
+    assert torch.equal(found.true, response[:, -1].float())
+    of_rho = evaluate.sample_and_score(model, model, rewards, batches, sampling)
+    assert (of_rho.kl == 0).all()
+    torch.manual_seed(0)
+    asked = [tokens_of(1, 4), tokens_of(1, 6)]
+    each = evaluate.sample_each(pi, model, rewards, asked, 3, sampling, lambda batches: batches)
+    torch.manual_seed(0)
+    first, _, _ = gpt.generate(pi, asked[0].expand(3, -1), 8, 0.7)
+    assert torch.equal(each.response[0], first), "a row to each query"
+    assert each.response.shape == (2, 3, 8) and each.score.shape == each.kl.shape == (2, 3)
 
 
 def test_optimal_policy_by_hand():
     # Rewards 0 and log 3 at beta 1: weights (1/4, 3/4). Rewards alike: weights 1/2 each.
     scores = torch.tensor([[0.0, math.log(3)], [5.0, 5.0]], dtype=torch.float64)
     mean, kl, ess = evaluate.reweighted(scores, beta=1.0)
-    assert mean == pytest.approx((0.75 * math.log(3) + 5) / 2)
-    assert kl == pytest.approx((0.25 * math.log(0.5) + 0.75 * math.log(1.5)) / 2)
-    assert ess == pytest.approx((1 / (1 / 16 + 9 / 16) + 2) / 2)
+    assert mean.tolist() == pytest.approx([0.75 * math.log(3), 5])
+    assert kl.tolist() == pytest.approx([0.25 * math.log(0.5) + 0.75 * math.log(1.5), 0])
+    assert ess.tolist() == pytest.approx([1 / (1 / 16 + 9 / 16), 2])
 
 
-def test_the_frontier_is_a_gain_over_rho(model):
+def test_the_frontier_is_a_gain_over_rho():
     torch.manual_seed(0)
-    queries = [tokens_of(1, 4), tokens_of(1, 6)]
-    sampling = gpt.Sampling(3, 0.7, whole)
-    rows = evaluate.optimal_frontier(model, first_token, queries, 300, sampling)
-    torch.manual_seed(0)
-    scores = torch.stack([gpt.generate(model, query.expand(300, -1), 3, 0.7)[0][:, 0]
-                          for query in queries]).double()
+    scores = torch.randn(2, 300, dtype=torch.float64) + torch.tensor([[5.0], [-2.0]])
+    rows = evaluate.optimal_frontier(scores)
     mean, kl, ess = evaluate.reweighted(scores, rows[40][0])
-    assert rows[40][1:] == pytest.approx([mean - scores.mean().item(), kl, ess])
+    gain = mean.mean().item() - scores.mean().item()
+    assert rows[40][1:] == pytest.approx([gain, kl.mean().item(), ess.mean().item()])
     betas, gains, kls, samples = np.array(rows).T
     assert betas[0] == pytest.approx(20) and betas[-1] == pytest.approx(0.05)
     assert (np.diff(gains) >= -1e-9).all() and (np.diff(kls) >= -1e-9).all()
     assert gains[0] > 0 and samples[0] > samples[-1] >= 1 and kls[-1] <= math.log(300)
-    gain, ess = evaluate.optimum_at(kls[40], rows)
-    assert gain == pytest.approx(gains[40]) and ess == pytest.approx(samples[40])
-    assert evaluate.optimum_at(kls[-1] + 0.1, rows) == (None, None), "beyond what was sampled"
-    assert evaluate.optimum_at(kls[0] / 2, rows) == (None, None), "where nothing is gained"
-    assert evaluate.optimum_at(1.0, []) == (None, None)
+    assert evaluate.price_at(kls[40], rows) == pytest.approx(betas[40])
+    assert betas[41] < evaluate.price_at((kls[40] + kls[41]) / 2, rows) < betas[40]
+    assert evaluate.price_at(kls[-1] + 0.1, rows) is None, "beyond what was sampled"
+    assert evaluate.price_at(kls[0] / 2, rows) is None, "where nothing is gained"
+    assert evaluate.price_at(1.0, []) is None
+
+
+def test_the_share_by_hand():
+    # 3 of 4 gained. Beside the share, queries are off by .5 and -.5: a deviation of .5,
+    # over the root of 2 queries, over the mean best gain of 2.
+    share, error = evaluate.share_of_optimum(torch.tensor([2.0, 1.0]), torch.tensor([2.0, 2.0]))
+    assert share == pytest.approx(0.75) and error == pytest.approx(0.5 / math.sqrt(2) / 2)
+    # Where all queries have the same share, there is no error.
+    share, error = evaluate.share_of_optimum(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 4.0]))
+    assert share == pytest.approx(0.5) and error == pytest.approx(0)
+    nothing = torch.tensor([0.01, 0.02])
+    assert evaluate.share_of_optimum(5 * nothing, nothing) == (None, None), "noise over noise"
+
+
+def test_best_of_n_by_hand():
+    scores = torch.tensor([[1.0, 3, 2, 0, 9], [5, 4, 7, 8, 9]])      # two pairs, and one left
+    assert evaluate.best_of(2, scores).tolist() == [[1, 2], [0, 3]]
+    n = torch.arange(10).view(2, 5)
+    samples = evaluate.Samples(n[..., None], scores, 10 * scores, scores)
+    best = evaluate.columns_of(samples, evaluate.best_of(2, scores))
+    assert best.score.tolist() == [[3, 2], [5, 8]] and best.true.tolist() == [[30, 20], [50, 80]]
+    assert best.response[..., 0].tolist() == [[1, 2], [5, 8]]
+
+
+def texts_of_numbers(texts):
+    """A tokenizer and a truncation for responses of one token, each of which is a text."""
+    tokenizer = types.SimpleNamespace(decode=lambda ids: texts[ids[0]])
+
+    def truncate(response):
+        return torch.ones(len(response), dtype=torch.long), torch.ones(len(response)) > 0
+    return tokenizer, gpt.Sampling(1, 1.0, truncate)
+
+
+def test_sameness_by_hand():
+    texts = ["Tom and Ivy celebrated with joy and love that day. Ivy and Tom celebrated with "
+             "joy and hope that night.", "Snow lay on the hills behind the mill.",
+             "Tom told Ivy a story and they both laughed.", "Tom hugged Ivy by the gate "
+             "before supper.", "mill mill mill"]
+    tokenizer, sampling = texts_of_numbers(texts)
+    frames = [stories.frame_of(sentence) for sentence in texts[0].split(". ")]
+    assert frames == 2 * ["{N} and {o} celebrated with {joy} and {joy} that {time}"]
+    assert stories.frame_of(texts[-1]) is None
+    # Six sentences: one frame twice, three once, and one that is none. 4 of 6 at most.
+    responses = torch.arange(5).view(1, 5, 1)
+    assert evaluate.sameness(responses, sampling, tokenizer) == pytest.approx(4 / 6)
+    assert evaluate.sameness(torch.tensor([[[4]]]), sampling, tokenizer) is None
+
+
+def test_stories_are_made_of_frames():
+    every = [s for passage in passages(40) for s in passage.split(". ")]
+    assert all(stories.frame_of(sentence) for sentence in every)
+    assert stories.frame_of("An old dog crossed the road to the mill.")
+
+
+@pytest.mark.parametrize("size", [1.0, 3.0])
+def test_what_is_told_of_pi_beside_the_optimum(size):
+    """Six responses, r known, pi any policy: KL(pi, pi_opt) can be summed."""
+    torch.manual_seed(0)
+    rho, pi = torch.rand(2, 6).double().softmax(1)
+    r = size * torch.randn(6).double()
+    n = 100_000
+    y_rho = torch.multinomial(rho, n, replacement=True)
+    y_pi = torch.multinomial((pi.log() + 0.5 * r).softmax(0), n, replacement=True)
+    pi = (pi.log() + 0.5 * r).softmax(0)
+    of_rho = evaluate.Samples(y_rho[None, :, None], r[y_rho][None], r[y_rho][None], 0 * r[y_rho][None])
+    of_pi = evaluate.Samples(y_pi[None, :, None], r[y_pi][None], r[y_pi][None],
+                             (pi / rho).log()[y_pi][None])
+    tokenizer, sampling = texts_of_numbers(["no frame"] * 6)
+    frontier = evaluate.optimal_frontier(of_rho.score)
+    found = evaluate.beside_optimum(of_rho, of_pi, frontier, sampling, tokenizer)
+
+    def optimum(beta):
+        return (rho.log() + r / beta).softmax(0)
+    best = optimum(found["optimal_beta"])
+    kl = (pi * (pi / rho).log()).sum()
+    same = (best * (best / rho).log()).sum().item()
+    assert same == pytest.approx(kl.item(), abs=0.01), "the same KL"
+    nats = (pi * (pi / best).log()).sum().item()
+    assert found["nats_from_optimum"] == pytest.approx(nats, abs=0.03)
+    share = ((pi - rho) @ r / ((best - rho) @ r)).item()
+    assert found["share_of_optimum"] == pytest.approx(share, abs=0.02)
+    assert found["optimal_gain"] == pytest.approx(((best - rho) @ r).item(), abs=0.02)
+    assert found["optimal_sameness"] is None
+    assert set(evaluate.beside_optimum(of_rho, of_pi, [], sampling, tokenizer).values()) == {None}
+    bests = evaluate.best_of_n_results(of_rho, sampling, tokenizer)
+    assert [b["n"] for b in bests] == [2, 4, 16, 64]
+    two = torch.maximum(r[:, None], r[None]).mul(rho[:, None] * rho[None]).sum()
+    assert bests[0]["gain"] == pytest.approx((two - rho @ r).item(), abs=0.02 * size)
+    assert bests[0]["kl_bound"] == pytest.approx(math.log(2) - 0.5)
 
 
 def test_a_win_is_the_majority_of_three(toy_task, monkeypatch):
@@ -1202,29 +1355,38 @@ def test_r_is_judged_against_the_labelers(two_minds, monkeypatch, model):
 
 
 def test_what_is_compared_with_what(monkeypatch):
-    # pi: reward 2, true 1, KL 3. rho: .5 and .25. The optimum at KL 3 gains 3.
-    def measure(model, rho, rewards, batches, sampling):
-        assert sum(map(len, batches)) == 4 and rewards == ["r", "true"] and rho == "rho"
-        return ((2.0, 1.0), 3.0) if model == "pi" else ((0.5, 0.25), 0.0)
-    fakes = dict(mean_reward_and_kl=measure,
-                 optimal_frontier=lambda rho, reward, *more: [rho, reward],
-                 optimum_at=lambda kl, frontier: {3.0: (3.0, 99.0)}[kl],
-                 train_supervised_baseline=lambda *given: "best",
-                 win_rate=lambda task, model, opponent, *more: [model, opponent])
+    # pi: reward 2, true 1, KL 3. rho: .5 and .25. The optimum gains 3.
+    def of(model, rewards, count):
+        assert rewards == ["r", "true"]
+        score, true, kl = {"pi": (2.0, 1.0, 3.0), "rho": (0.5, 0.25, 0.0)}[model]
+        return evaluate.Samples(model, *[torch.full((count,), x) for x in (score, true, kl)])
+
+    def beside(of_rho, of_pi, frontier, *more):
+        assert (of_rho.response, of_pi.response) == ("rho", "pi") and frontier == [16, 0.5]
+        return {"optimal_gain": 3.0, "share_of_optimum": 0.5}
+    fakes = dict(
+        sample_and_score=lambda model, rho, rewards, batches, s: of(model, rewards, sum(map(len, batches))),
+        sample_each=lambda model, rho, rewards, queries, n, *more: of(model, rewards, n),
+        optimal_frontier=lambda scores: [len(scores), scores[0].item()],
+        beside_optimum=beside,
+        best_of_n_results=lambda of_rho, *more: [of_rho.response],
+        sameness=lambda response, *more: f"same {response}",
+        train_supervised_baseline=lambda *given: "best",
+        win_rate=lambda task, model, opponent, *more: [model, opponent])
     for name, fake in fakes.items():
         monkeypatch.setattr(evaluate, name, fake)
 
     class Progress:
         def __call__(self, batches, each=1):
             return batches
-    cfg = rlhf.Config(eval_queries=4, optimum_queries=2)
+    cfg = rlhf.Config(eval_queries=4, optimum_queries=2, optimum_samples=16)
     queries = {3: torch.zeros(9, 3, dtype=torch.long)}
     found = evaluate.evaluate(cfg, "rho", "pi", ["r", "true"], queries, None, None, [], Progress())
     assert found["policy"] == dict(
         kl=3.0, kl_target=3.0, reward=2.0, true_reward=1.0, zero_shot_reward=0.5,
-        zero_shot_true_reward=0.25, optimal_reward=3.5, optimal_effective_samples=99.0,
-        share_of_optimum=0.5)
-    assert found["frontier"] == ["rho", "r"]
+        zero_shot_true_reward=0.25, optimal_gain=3.0, optimal_reward=3.5,
+        share_of_optimum=0.5, sameness="same pi", zero_shot_sameness="same rho")
+    assert found["frontier"] == [16, 0.5] and found["best_of_n"] == ["rho"]
     assert found["win_rate"] == {"zero_shot": ["pi", "rho"], "supervised": ["pi", "best"],
                                  "supervised_vs_zero_shot": ["best", "rho"]}
 
@@ -1362,7 +1524,9 @@ def test_the_figure_and_the_table_by_hand(a_run, monkeypatch):
     # The optimum gains .5 and 2 over rho's 1. Three of four questions won: 75 +/- 1.96 %.
     results = json.loads((a_run / "results.json").read_text())
     results["frontier"] = [[9.0, 0.5, 0.1, 400.0], [1.0, 2.0, 1.5, 200.0]]
-    results["policy"].update(zero_shot_reward=1.0, optimal_reward=2.5, optimal_effective_samples=9)
+    results["policy"].update(zero_shot_reward=1.0, share_of_optimum=0.875, share_stderr=0.02,
+                             optimal_effective_samples=9.0, optimal_beta=0.25)
+    results["best_of_n"] = [{"n": 16, "kl_bound": 1.835, "gain": 0.75}]
     results["win_rate"] = {"zero_shot": {"mean": 0.75, "stderr": 0.01, "n": 9}}
     log = [json.loads(line) for line in (a_run / "metrics.jsonl").read_text().splitlines()]
     assert results["policy"]["beta"] == log[-1]["beta"]
@@ -1377,8 +1541,24 @@ def test_the_figure_and_the_table_by_hand(a_run, monkeypatch):
     interval = bars[0].lines[2][0].get_segments()[0][:, 1].tolist()
     assert interval == pytest.approx([75 - 1.96, 75 + 1.96])
     table = evaluate.closing_table(results)
-    assert "reward of the optimum      +2.50" in table
-    assert "pi over zero-shot          75.0%" in table
+    assert "share of the optimum's gain  87.5% +/- 2.0%             on 9 effective samples" in table
+    assert "the optimum's at this KL 0.25" in table
+    assert re.search(r"best of 16 +\+1\.75 +KL at most 1\.83", table)
+    square, = [line for line in axes["What the distance buys"].lines
+               if line.get_label().startswith("best of 2")]
+    assert square.get_xydata().tolist() == [[1.835, 1.75]]
+    assert "pi over zero-shot            75.0%" in table
+
+
+def test_a_policy_that_ran_away_is_told_so(a_run):
+    results = json.loads((a_run / "results.json").read_text())
+    results["policy"].update(kl=5.9, kl_target=3.0)
+    assert "WARNING" not in evaluate.closing_table(results)
+    results["policy"].update(kl=6.1, share_of_optimum=None)
+    table = evaluate.closing_table(results)
+    assert "WARNING: KL is far above its target" in table and "unknown at this KL" in table
+    results["policy"].update(kl=276.0, kl_target=0.0)
+    assert "WARNING" not in evaluate.closing_table(results), "no target, no warning"
 
 
 def test_a_stage_cut_off_is_made_anew_with_the_same_results(copy_of_run, a_run, capsys):
@@ -1529,6 +1709,25 @@ def test_what_is_not_finite_stops_the_run(copy_of_run, monkeypatch, capsys):
     assert not (copy_of_run / "policy.pt").exists()
 
 
+def test_the_last_step_is_looked_at_too(model, tmp_path):
+    # What is logged is from before an update's steps. Here there is but one, and it is wild.
+    def one_step(lr):
+        cfg = rlhf.Config(out=str(tmp_path), device="cpu", episodes=16, batch_size=16,
+                          minibatches=1, lr=lr)
+        return rlhf.train_policy(cfg, model, first_token, first_token, {5: tokens_of(9, 5)},
+                                 gpt.Sampling(4, 0.7, whole), rlhf.Progress(""))
+    one_step(lr=1e-4)
+    with pytest.raises(FloatingPointError, match="policy, at the end: the log-probability is nan"):
+        one_step(lr=1e30)
+
+
+@pytest.mark.parametrize("options, words", [
+    (["--lm_steps", "1", "--lm_lr", "1e38"], "language model, at the end: the held-out loss is"),
+    (["--reward_batch", "99", "--reward_lr", "1e38"], "reward model, at the end: the mean")])
+def test_the_last_step_of_rho_and_of_r_too(options, words, tmp_path, capsys):
+    assert words in refused([*command_of(tmp_path / "o"), *options], capsys)
+
+
 def test_a_stop_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     def stopped(cfg):
         raise KeyboardInterrupt
@@ -1550,6 +1749,10 @@ def test_a_stop_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     (["--query_min", "30"], "--query_min is 30, but must be at most"),
     (["--share", "0.4"], "--share is 0.4, but must be below a third"),
     (["--minibatches", "999"], "--minibatches is 999, but must be at most"),
+    (["--lam", "1.01"], "--lam is 1.01, but must be at most 1"),
+    (["--K", "5"], "--K is 5.0, but must be below 5"),
+    (["--critic", "mine"], "--critic is 'mine', but must be own or shared or none"),
+    (["--critic", "none", "--group_size", "3"], "--batch_size is 128, but must be a multiple"),
     (["--device", "abacus"], "--device is 'abacus', but must be present: "),
     (["--passages", "3"], "the text is too short"),
     (["--learning_rate", "1"], "unrecognized arguments: --learning_rate 1"),
@@ -1619,11 +1822,11 @@ def test_the_loop_of_ppo(model, monkeypatch, tmp_path):
     update = rlhf.ppo_update                             # a KL of twice the target, every time
     monkeypatch.setattr(rlhf, "ppo_update", lambda *given: {**update(*given), "kl": 4.0})
     cfg = rlhf.Config(out=str(tmp_path), device="cpu", episodes=40, batch_size=16, epochs=1,
-                      lr=3.0, beta=0.5, kl_target=2.0)
+                      lr=3.0, critic_lr=6.0, beta=0.5, kl_target=2.0, minibatches=1)
     rlhf.train_policy(cfg, model, first_token, lambda x, y: y[:, 1] + 0.0, {5: tokens_of(9, 5)},
                       gpt.Sampling(4, 0.7, whole), rlhf.Progress(""))
     log = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert notes.rates == [[3.0], [2.0], [1.0]] and notes.options["eps"] == 1e-5
+    assert np.allclose(notes.rates, [[3.0, 6.0], [2.0, 4.0], [1.0, 2.0]])
     assert [m["episode"] for m in log] == [16, 32, 48]
     assert [m["beta"] for m in log] == pytest.approx([0.5, 0.5 * 1.02, 0.5 * 1.02 ** 2])
     for m, ((_, rho, reward_of, query, _), batch) in zip(log, rollouts):

@@ -189,11 +189,11 @@ class QuerySampler:
         self.weights = torch.tensor([float(len(group)) for group in self.groups])
         self.device = device
 
-    def sample(self, batch_size):
-        """Queries (B, Q), drawn with replacement."""
+    def sample(self, batch_size, times=1):
+        """Queries (B, Q), drawn with replacement, each so many times, side by side."""
         group = self.groups[int(torch.multinomial(self.weights, 1))]
-        rows = torch.randint(len(group), (batch_size,))
-        return group[rows].to(self.device)
+        rows = torch.randint(len(group), (batch_size // times,))
+        return group[rows.repeat_interleave(times)].to(self.device)
 
 
 # --- responses --------------------------------------------------------------------------
@@ -208,6 +208,12 @@ def truncate_at_period(response, period, after):
     ends_here = (response == period) & (position >= after)           # (B, T)
     end = torch.where(ends_here, position, T).amin(dim=1)            # (B,) T: nowhere
     return (end + 1).clamp(max=T), end < T
+
+
+def decode_responses(response, length, tokenizer):
+    """The responses to their ends, as texts: response (B, T), length (B,) -> B strings."""
+    return [tokenizer.decode(ids[:end])
+            for ids, end in zip(response.tolist(), length.tolist())]
 
 
 def collate(comparisons, tokenizer, block_size):

@@ -17,6 +17,7 @@ alone.
 """
 
 import argparse
+import copy
 import http.client
 import json
 import math
@@ -35,7 +36,6 @@ import torch
 import stories
 from evaluate import seeded
 from gpt import GPT
-from ppo import Policy
 from reward import RewardModel, parse_comparison, write_comparisons
 from rlhf import (Config, Parser, Progress, check, devices, load, load_rho, new_model,
                   pretrain, reading, save_rho, whole_file, write_json)
@@ -51,7 +51,8 @@ GPT2_VOCAB_SIZE = 50257                          # with <|endoftext|>, the last
 # here.
 RELEASED_QUERIES = dict(query_min=32, query_max=64)
 RELEASED = dict(n_labels=4992, reward_lr=5e-5, reward_batch=32, episodes=1000000,
-                batch_size=512, lr=1e-5, K=0.0512, kl_target=6.0, beta=0.15, vf_coef=0.1,
+                batch_size=512, epochs=4, minibatches=1, lr=1e-5, critic="shared",
+                critic_lr=1e-5, vf_coef=0.1, K=0.0512, kl_target=6.0, beta=0.15,
                 whiten_rewards=True, supervised_lr=1e-4)
 
 
@@ -445,8 +446,8 @@ def export_command(options):
         refuse_existing(to / name, "--to")
     rho, tokenizer, _, _ = load_rho(run / "rho.pt", "cpu")
     r = load(RewardModel(rho), run / "reward.pt", "reward")
-    pi = load(Policy(rho), run / "policy.pt", "policy")
-    for name, model in (("rho", rho), ("r", r.trunk), ("pi", pi.trunk)):
+    pi = load(copy.deepcopy(rho), run / "policy.pt", "policy")
+    for name, model in (("rho", rho), ("r", r.trunk), ("pi", pi)):
         write_gpt2(to / name, model, tokenizer)
     print(f"GPT-2's layout: {to / 'rho'}, {to / 'r'} and {to / 'pi'}")
 

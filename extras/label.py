@@ -17,6 +17,7 @@ some of them are digits.
 """
 
 import argparse
+import copy
 import hashlib
 import json
 import math
@@ -33,7 +34,6 @@ from pathlib import Path
 
 import torch
 
-from ppo import Policy
 from reward import (Comparison, comparison_line, generate_questions, parse_comparison,
                     read_comparisons)
 from rlhf import (Config, Parser, Progress, check, devices, load, load_rho, reading,
@@ -91,7 +91,7 @@ def make_questions(cfg, policy, n):
     rho, tokenizer, queries, _ = load_rho(Path(cfg.rho), device)
     models = [rho]
     if policy:
-        models.append(load(Policy(rho), Path(policy), "policy").trunk)
+        models.append(load(copy.deepcopy(rho), Path(policy), "policy"))
     torch.manual_seed(cfg.seed)
     return generate_questions(models, queries["reward"], n, sampling_of(cfg, tokenizer),
                               tokenizer, Progress("questions"))

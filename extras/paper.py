@@ -38,14 +38,15 @@ from typing import Callable, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.optim.lr_scheduler import LinearLR
 
 import rlhf
 import stories
-from evaluate import (evaluate, mean_reward_and_kl, optimal_frontier,
-                      reward_model_results, samples_text, seeded, true_reward, win_rate)
+from evaluate import (evaluate, optimal_frontier, reward_model_results, sample_and_score,
+                      sample_each, samples_text, seeded, true_reward, win_rate)
 from extras.paper_results import RESULTS, Panel, draw, file_of, load_series, readme
 from gpt import GPT, Sampling, check_finite, set_learning_rate
-from ppo import AdaptiveKL, Policy, ppo_update, rollout
+from ppo import AdaptiveKL, Policy, policy_optimizer, ppo_update, rollout
 from reward import (Comparison, RewardModel, best_of_four_loss, evaluate_reward_model,
                     generate_questions, learned_reward, normalize, samples_of_rho,
                     split_comparisons, write_comparisons)
@@ -365,11 +366,14 @@ def make_world(cfg, first=None):
         unseen = queries["evaluation"]
         batches = query_batches(sample_queries(unseen, cfg.eval_queries))
         few = query_batches(sample_queries(unseen, cfg.optimum_queries), size=1)
-        (zero_shot,), _ = mean_reward_and_kl(rho, rho, [made.true], batches, sampling)
+        rewards = [made.true, made.true]
+        zero_shot = sample_and_score(rho, rho, rewards, batches, sampling)
+        zero_shot = zero_shot.true.mean().item()
         frontier = []
         if few:
-            frontier = optimal_frontier(rho, made.true, progress(few),
-                                        cfg.optimum_samples, sampling)
+            samples = sample_each(rho, rho, rewards, few, cfg.optimum_samples, sampling,
+                                  progress)
+            frontier = optimal_frontier(samples.true)
     policy = {"zero_shot_reward": zero_shot, "zero_shot_true_reward": zero_shot}
     write_results(cfg, {"language_model": losses, "labels": labels, "policy": policy,
                         "win_rate": {}, "frontier": frontier})
@@ -380,7 +384,7 @@ def make_world(cfg, first=None):
 # another one. Else its ten lines stand here once more, with a difference.
 
 class Trained(NamedTuple):
-    pi: Policy
+    pi: GPT
     reward: Callable         # what pi was paid, at the end: (query, response) -> (B,)
     r: RewardModel           # None, where none is learned
 
@@ -402,8 +406,9 @@ def train_first_r(cfg, world, comparisons):
 
 def train_policy(cfg, world, reward):
     with rlhf.stage(cfg, "policy") as progress:
-        return rlhf.train_policy(cfg, world.rho, reward, world.true,
-                                 world.queries["policy"], world.sampling, progress)
+        pi = rlhf.train_policy(cfg, world.rho, reward, world.true,
+                               world.queries["policy"], world.sampling, progress)
+    return pi.trunk
 
 
 def write_metrics(metrics, cfg, world, update, batch, stats):
@@ -526,9 +531,10 @@ def labels_online(cfg, world, times=8):
     reward = learned_reward(r, world.sampling)
     pi = Policy(world.rho)
     kl_control = AdaptiveKL(cfg.beta, cfg.kl_target, cfg.K)
-    optimizer = torch.optim.Adam(pi.parameters(), eps=1e-5, fused=True)
+    optimizer = policy_optimizer(pi, cfg)
     sampler = QuerySampler(world.queries["policy"], cfg.device)
     updates = math.ceil(cfg.episodes / cfg.batch_size)
+    to_zero = LinearLR(optimizer, 1.0, 0.0, updates)
     with rlhf.stage(cfg, "policy"), open(f"{cfg.out}/metrics.jsonl", "w") as metrics:
         rng = seeded(cfg.seed, "labels online")
         for update in range(updates):
@@ -540,14 +546,14 @@ def labels_online(cfg, world, times=8):
                 reward = learned_reward(r, world.sampling)
                 trained = 1 + int((wanted - first) / step)
 
-            set_learning_rate(optimizer, cfg.lr * (1 - update / updates))
             query = sampler.sample(cfg.batch_size)
             batch = rollout(pi, world.rho, reward, query, world.sampling)
             stats = ppo_update(pi, optimizer, batch, kl_control.beta, cfg)
             kl_control.update(stats["kl"])
+            to_zero.step()
             stats["labels"] = len(comparisons)
             write_metrics(metrics, cfg, world, update, batch, stats)
-    return Trained(pi, reward, r)
+    return Trained(pi.trunk, reward, r)
 
 
 # Section 4.2: r and pi on one trunk.
@@ -590,32 +596,33 @@ def one_trunk(cfg, world):
     data = collate(world.train, world.tokenizer, block_size)
     held_out = collate(world.held_out[:512], world.tokenizer, block_size)
     kl_control = AdaptiveKL(cfg.beta, cfg.kl_target, cfg.K)
-    optimizer = torch.optim.Adam(pi.parameters(), eps=1e-5, fused=True)
+    optimizer = policy_optimizer(pi, cfg)
     reward_optimizer = torch.optim.Adam(r.parameters(), eps=1e-5, fused=True)
     sampler = QuerySampler(world.queries["policy"], cfg.device)
     updates = math.ceil(cfg.episodes / cfg.batch_size)
+    to_zero = LinearLR(optimizer, 1.0, 0.0, updates)
     with rlhf.stage(cfg, "policy"), open(f"{cfg.out}/metrics.jsonl", "w") as metrics:
         samples = samples_of_rho(world.rho, world.queries["reward"], world.sampling)
-        steps = updates * cfg.epochs
-        batches = batches_of_epochs(len(world.train), cfg.reward_batch, steps)
+        per_update = cfg.epochs * cfg.minibatches
+        batches = batches_of_epochs(len(world.train), cfg.reward_batch,
+                                    updates * per_update)
         normalize(r, *samples)
         for update in range(updates):
-            lr = cfg.lr * (1 - update / updates)
-            set_learning_rate(optimizer, lr)
             query = sampler.sample(cfg.batch_size)
             batch = rollout(pi, world.rho, reward, query, world.sampling)
             stats = ppo_update(pi, optimizer, batch, kl_control.beta, cfg)
             kl_control.update(stats["kl"])
+            to_zero.step()
 
-            set_learning_rate(reward_optimizer, lr)
+            set_learning_rate(reward_optimizer, cfg.lr * (1 - update / updates))
             losses = [reward_step(r, reward_optimizer, data, rows)
-                      for rows in batches[update * cfg.epochs:(update + 1) * cfg.epochs]]
+                      for rows in batches[update * per_update:(update + 1) * per_update]]
             normalize(r, *samples)       # the trunk has moved; a nat keeps its price
             stats["reward_loss"] = sum(losses) / len(losses)
             if (update + 1) % 8 == 0 or update + 1 == updates:
                 stats.update(held_out_results(r, held_out))
             write_metrics(metrics, cfg, world, update, batch, stats)
-    return Trained(pi, reward, r)
+    return Trained(pi.trunk, reward, r)
 
 
 # Section 4.4: the sign bug.
@@ -630,18 +637,19 @@ def sign_bug(cfg, world, sign_of_kl):
     reward = learned_reward(minus_r, world.sampling)     # without an end still -1
     pi = Policy(world.rho)
     kl_control = AdaptiveKL(sign_of_kl * cfg.beta, cfg.kl_target, cfg.K)
-    optimizer = torch.optim.Adam(pi.parameters(), eps=1e-5, fused=True)
+    optimizer = policy_optimizer(pi, cfg)
     sampler = QuerySampler(world.queries["policy"], cfg.device)
     updates = math.ceil(cfg.episodes / cfg.batch_size)
+    to_zero = LinearLR(optimizer, 1.0, 0.0, updates)
     with rlhf.stage(cfg, "policy"), open(f"{cfg.out}/metrics.jsonl", "w") as metrics:
         for update in range(updates):
-            set_learning_rate(optimizer, cfg.lr * (1 - update / updates))
             query = sampler.sample(cfg.batch_size)
             batch = rollout(pi, world.rho, reward, query, world.sampling)
             stats = ppo_update(pi, optimizer, batch, kl_control.beta, cfg)
             kl_control.update(stats["kl"])
+            to_zero.step()
             write_metrics(metrics, cfg, world, update, batch, stats)
-    return Trained(pi, reward, r)
+    return Trained(pi.trunk, reward, r)
 
 
 def rewards_sign(cfg, world):
@@ -664,7 +672,6 @@ def run_variant(cfg, variant, world_folder, rival_folder=None):
     and the same seed."""
     world = load_world(cfg, world_folder)
     pi, reward, r = VARIANTS[variant](cfg, world)
-    pi = pi.trunk
     rho, tokenizer, sampling = world.rho, world.tokenizer, world.sampling
     unseen = world.queries["evaluation"]
     with rlhf.stage(cfg, "evaluation") as progress:

@@ -430,7 +430,7 @@ def test_an_exported_run_is_read_again_and_stays_as_it_is(a_run, exported, tmp_p
     policy = torch.load(a_run / "policy.pt", weights_only=True)["policy"]
     r = torch.load(a_run / "reward.pt", weights_only=True)["reward"]
     for name, weights, prefix in (("rho", rho.state_dict(), ""), ("r", r, "trunk."),
-                                  ("pi", policy, "trunk.")):
+                                  ("pi", policy, "")):
         again = gpt2.read_gpt2(exported / name / "model.safetensors").state_dict()
         for key, tensor in again.items():
             assert torch.equal(tensor, weights[prefix + key]), f"{name}: {key}"

@@ -239,17 +239,17 @@ def test_on_one_trunk_r_reads_and_trains_the_policy(tiny):
     cfg, world = tiny
     cfg = replace(cfg, batch_size=32, episodes=320, lr=3e-3, reward_batch=16)
     trained = paper.one_trunk(cfg, world)
-    assert trained.r.trunk is trained.pi.trunk
+    assert trained.r.trunk is trained.pi
     assert trained.r.trunk is not world.rho
     log = metrics(cfg)
     assert log[-1]["reward_loss"] < log[0]["reward_loss"]
     assert [n for n, m in enumerate(log, 1) if "held_out_loss" in m] == [8, 10]
 
-    before = trained.pi.trunk.wte.weight.clone()
+    before = trained.pi.wte.weight.clone()
     optimizer = torch.optim.SGD(trained.r.parameters(), lr=0.1)
     data = text.collate(world.train, world.tokenizer, world.rho.shape["block_size"])
     paper.reward_step(trained.r, optimizer, data, torch.arange(8))
-    assert not torch.equal(trained.pi.trunk.wte.weight, before)
+    assert not torch.equal(trained.pi.wte.weight, before)
 
 
 def test_batches_of_epochs_are_orders_of_all_rows():
@@ -264,7 +264,7 @@ def test_the_sign_bugs_do_what_they_say(variant, sign_of_kl, tiny):
     cfg, world = tiny
     trained = variant(cfg, world)
     assert [m["beta"] * sign_of_kl > 0 for m in metrics(cfg)] == [True, True]
-    assert metrics(cfg)[0]["beta"] == sign_of_kl * 0.3
+    assert metrics(cfg)[0]["beta"] == sign_of_kl * cfg.beta
     query, response, tokens, length = query_and_response(world, n=2)
     with torch.no_grad():
         paid, r = trained.reward(query, response), trained.r(tokens, length)
