@@ -87,20 +87,22 @@ class Samples(NamedTuple):
     response: torch.Tensor         # (N, T)
     score: torch.Tensor            # (N,)  the learned reward r
     true: torch.Tensor             # (N,)  the true reward
-    kl: torch.Tensor               # (N,)  log pi(y|x) - log rho(y|x), nats; the mean is KL
+    kl: torch.Tensor               # (N,)  log pi(y|x) - log rho(y|x); their mean is KL
 
 
 @torch.no_grad()
-def sample_and_score(model, rho, rewards, batches, sampling):
-    """The Samples of a model, one response to each row of the batches (B, Q).
+def sample_and_score(model, rho, rewards, batches, sampling, n=1):
+    """The Samples of a model, n responses to each query, side by side.
 
-    rewards: the learned and the true one, functions (query, response) -> (B,)."""
+    rewards: the learned and the true one, functions (query, response) -> (B,). batches:
+    queries (B, Q)."""
     T, temperature, truncate = sampling
     reward, true = rewards
     parts = []
     for query in batches:
         query = query.to(rho.device)
-        response, logprobs, _ = generate(model, query, T, temperature)
+        response, logprobs, _ = generate(model, query, T, temperature, n)
+        query = query.repeat_interleave(n, dim=0)
         ref_logprobs = logprobs
         if model is not rho:
             ref_logprobs, _ = response_logprobs(rho, query, response, temperature)
@@ -112,8 +114,7 @@ def sample_and_score(model, rho, rewards, batches, sampling):
 
 def sample_each(model, rho, rewards, queries, n, sampling, progress):
     """The Samples (P, n) of n responses to each of P queries (1, Q)."""
-    batches = progress([query.expand(n, -1) for query in queries])
-    flat = sample_and_score(model, rho, rewards, batches, sampling)
+    flat = sample_and_score(model, rho, rewards, progress(queries, each=n), sampling, n)
     return Samples(*[field.unflatten(0, (len(queries), n)) for field in flat])
 
 
@@ -172,8 +173,8 @@ def share_of_optimum(gain, best_gain):
 def best_of(n, scores):
     """Where the best of each n samples lies: scores (P, m) -> columns (P, m // n).
 
-    Best-of-n is the optimizer that needs no training. Its KL is at most log n - (n - 1) / n
-    (Beirami et al. 2024; in practice it is often close)."""
+    Best-of-n is the optimizer that needs no training: draw n, keep the best. Its KL is at
+    most log n - (n - 1) / n (Beirami et al. 2024). But each answer costs n samples."""
     groups = scores[:, :scores.size(1) // n * n].view(len(scores), -1, n)
     first = torch.arange(groups.size(1), device=scores.device) * n
     return groups.argmax(dim=2) + first
@@ -202,13 +203,18 @@ def columns_of(samples, columns):
 # --- win rates --------------------------------------------------------------------------
 
 def win_rate(task, model, opponent, batches, sampling, tokenizer, rng):
-    """The paper's protocol (2.4): two responses of each in one question. The model wins
-    if most of three labelers choose one of its two."""
+    """How often labelers prefer one model's responses to another's."""
     questions = []
     for query in batches:
         ours = generate_texts(model, query, 2, sampling, tokenizer)
         theirs = generate_texts(opponent, query, 2, sampling, tokenizer)
         questions += [a + b for a, b in zip(ours, theirs)]
+    return vote(task, questions, rng)
+
+
+def vote(task, questions, rng):
+    """The paper's protocol (2.4): a question has two responses of a model and then two of
+    its opponent. The model wins if most of three labelers choose one of its two."""
     p = stories.choice_probabilities(task, questions)
     votes = stories.choose(p, rng, people=3) < 2                     # (n, 3)
     won = votes.sum(axis=1) >= 2
@@ -258,22 +264,28 @@ BEST_OF = [2, 4, 16, 64]
 
 
 def beside_optimum(of_rho, of_pi, frontier, sampling, tokenizer):
-    """What results.json tells of pi and the optimum at pi's KL. Samples (P, n), (P, m)."""
-    found = dict.fromkeys(["optimal_gain", "optimal_beta", "optimal_effective_samples",
-                           "optimal_sameness", "share_of_optimum", "share_stderr",
-                           "nats_from_optimum"])
-    beta = price_at(of_pi.kl.mean().item(), frontier)
+    """What results.json tells of pi and of the optimum at pi's KL.
+
+    of_rho (P, n), of_pi (P, m): Samples of the same P queries. All None where the
+    frontier does not reach."""
+    found = dict.fromkeys(["gain", "gain_kl", "optimal_gain", "optimal_beta",
+                           "optimal_effective_samples", "optimal_sameness",
+                           "share_of_optimum", "share_stderr", "nats_from_optimum"])
+    kl = of_pi.kl.mean().item()
+    beta = price_at(kl, frontier)
     if beta is None:
         return found
     start = of_rho.score.mean(dim=1)                                 # (P,) each
     best, _, samples = reweighted(of_rho.score, beta)
-    share, stderr = share_of_optimum(of_pi.score.mean(dim=1) - start, best - start)
+    gain, best_gain = of_pi.score.mean(dim=1) - start, best - start
+    share, stderr = share_of_optimum(gain, best_gain)
     # KL(pi, pi_opt) = (beta log Z - J(pi)) / beta, with J = r - beta KL (Korbak et al.
     # 2022). beta log Z is the J of pi_opt, and at this beta both spend the same KL.
-    nats = (best.mean() - of_pi.score.mean()) / beta
+    nats = (best_gain - gain).mean() / beta
     weights = (of_rho.score / beta).softmax(dim=1)
     drawn = columns_of(of_rho, torch.multinomial(weights, 32, replacement=True))
-    return {"optimal_gain": (best - start).mean().item(), "optimal_beta": beta,
+    return {"gain": gain.mean().item(), "gain_kl": kl,
+            "optimal_gain": best_gain.mean().item(), "optimal_beta": beta,
             "optimal_effective_samples": samples.mean().item(),
             "optimal_sameness": sameness(drawn.response, sampling, tokenizer),
             "share_of_optimum": share, "share_stderr": stderr,
@@ -281,7 +293,7 @@ def beside_optimum(of_rho, of_pi, frontier, sampling, tokenizer):
 
 
 def best_of_n_results(of_rho, sampling, tokenizer):
-    """What the best of each n samples of rho earn, for the n that Samples (P, m) allow."""
+    """What the best of n samples of rho earn, for each n that Samples (P, m) allow."""
     found = []
     for n in BEST_OF:
         if n <= of_rho.score.size(1):
@@ -411,12 +423,13 @@ def closing_table(results):
                   f"on {policy['optimal_effective_samples']:.0f} effective samples"),
                  ("beta at the end", f"{policy['beta']:.2f}",
                   f"the optimum's at this KL {policy['optimal_beta']:.2f}")]
-    for best in results["best_of_n"]:
+    for best in results["best_of_n"][1::2]:                          # of 4 and 64
         reward = policy["zero_shot_reward"] + best["gain"]
         rows.append((f"reward of the best of {best['n']}", f"{reward:+.2f}",
                      f"KL at most {best['kl_bound']:.2f}"))
     if policy["sameness"] is not None:
-        rows.append(("in the 3 commonest frames", f"{policy['sameness']:.0%} of sentences",
+        rows.append(("in its 3 commonest frames",
+                     f"{policy['sameness']:.0%} of sentences",
                      f"zero-shot {policy['zero_shot_sameness']:.0%}"))
     for name, win in results["win_rate"].items():
         mean, stderr = win["mean"], win["stderr"]
@@ -425,8 +438,8 @@ def closing_table(results):
     rows.append(("seconds", f"{sum(results['seconds'].values()):.0f}", ""))
     lines = [f"{title:<29}{value:<27}{beside}".rstrip() for title, value, beside in rows]
     if policy["kl_target"] and policy["kl"] > 2 * policy["kl_target"]:
-        lines.append("WARNING: KL is far above its target. pi has run away; a smaller --lr "
-                     "may help.")
+        lines.append("WARNING: KL is far above its target. pi has run away; a smaller "
+                     "--lr may help.")
     if results["config"]["quick"]:
         lines.insert(0, "A MINIATURE: it shows that everything runs, and is no result.")
     return "\n".join(lines)
@@ -452,12 +465,17 @@ def draw_figure(path, results, log):
 
     ax = axes["D"]
     ax.plot(kls, scores, ".", color="0.7", label="pi while it learns, a batch each")
-    ax.plot(policy["kl"], policy["reward"], "C0*", ms=16, label="pi at the end, held out")
+    start = policy["zero_shot_reward"]
+    if policy["gain"] is None:
+        ax.plot(policy["kl"], policy["reward"], "C0*", ms=16, label="pi at the end")
+    else:
+        ax.plot(policy["gain_kl"], start + policy["gain"], "C0*", ms=16,
+                label="pi at the end, on the same queries as the following")
     if results["frontier"]:
-        start = policy["zero_shot_reward"]
-        ax.plot([best["kl_bound"] for best in results["best_of_n"]],
-                [best["gain"] + start for best in results["best_of_n"]], "C2s", mfc="none",
-                label="best of 2, 4, 16, 64 samples of rho, at its most KL")
+        bounds = [best["kl_bound"] for best in results["best_of_n"]]
+        gains = [start + best["gain"] for best in results["best_of_n"]]
+        ax.plot(bounds, gains, "C2s", mfc="none",
+                label="best of 2, 4, 16, 64 samples of rho, at its highest possible KL")
         _, gain, kl, samples = np.array(results["frontier"]).T
         best = start + gain
         ax.plot(kl[samples >= 100], best[samples >= 100], "k-",

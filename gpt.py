@@ -157,6 +157,11 @@ class KVCache:
         self.values[layer, :, :, self.length:end] = v
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
+    def repeat(self, n):
+        """Every row n times, side by side, for n continuations of each."""
+        self.keys = self.keys.repeat_interleave(n, dim=1)
+        self.values = self.values.repeat_interleave(n, dim=1)
+
 
 # --- the distribution -------------------------------------------------------------------
 
@@ -219,34 +224,41 @@ class Sampling(NamedTuple):
 
 
 @torch.no_grad()
-def generate(model, query, response_length, temperature):
-    """Sample responses: query (B, Q) -> response (B, T), logprobs (B, T), h (B, T, C).
+def generate(model, query, response_length, temperature, n=1):
+    """Sample n responses to each query, side by side:
+    query (B, Q) -> response (B n, T), logprobs (B n, T), h (B n, T, C).
 
     logprobs holds log pi(y_t | x, y_<t), and h the states that predicted y_t, so that PPO
     needs no second forward pass for them. Seed it with torch.manual_seed."""
     B, Q = query.shape
     T = response_length
-    response = query.new_empty(B, T)
-    logprobs = torch.empty(B, T, device=query.device)
-    h = torch.empty(B, T, model.shape["n_embd"], device=query.device)
     kv_cache = KVCache(model, B, Q + T - 1)                  # the last token is not read
-    token = query
+    state = model.hidden(query, kv_cache)[:, -1]                     # (B, C)
+    if n > 1:                            # a query is read once, for all its responses
+        state = state.repeat_interleave(n, dim=0)
+        kv_cache.repeat(n)
+    response = query.new_empty(B * n, T)
+    logprobs = torch.empty(B * n, T, device=query.device)
+    h = torch.empty(B * n, T, model.shape["n_embd"], device=query.device)
     for t in range(T):
-        h[:, t] = model.hidden(token, kv_cache)[:, -1]
-        distribution = next_token_logprobs(model, h[:, t], temperature)      # (B, V)
-        token = sample_next_token(distribution)                      # (B, 1)
+        if t > 0:
+            state = model.hidden(token, kv_cache)[:, -1]
+        h[:, t] = state
+        distribution = next_token_logprobs(model, state, temperature)        # (B n, V)
+        token = sample_next_token(distribution)                      # (B n, 1)
         response[:, t] = token[:, 0]
         logprobs[:, t] = distribution.gather(1, token)[:, 0]
     return response, logprobs, h
 
 
-def generate_finished(model, query, sampling, max_tries=50):
+def generate_finished(model, query, sampling, n=1, max_tries=50):
     """Responses as people are shown them: drawn again until each finds its end (3.1).
 
-    query (B, Q) -> response (B, T), length (B,), finished (B,). One that never does, as
-    with a policy that has run away, stays whole."""
+    query (B, Q) -> response (B n, T), length (B n,), finished (B n,). One that never
+    does, as with a policy that has run away, stays whole."""
     T, temperature, truncate = sampling
-    response, _, _ = generate(model, query, T, temperature)
+    response, _, _ = generate(model, query, T, temperature, n)
+    query = query.repeat_interleave(n, dim=0)
     length, finished = truncate(response)
     for _ in range(max_tries):
         if finished.all():

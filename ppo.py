@@ -31,15 +31,16 @@ CRITICS = ["own", "shared", "none"]
 
 
 class Policy(nn.Module):
-    """pi, and its value function V, the critic.
+    """pi, and its critic, the value function V.
 
-    critic: "own", V has a trunk of its own, which starts as rho does and learns at a rate
-    of its own. "shared", V is a head on pi's trunk, as in the released code. "none", there
-    is no V: see leave_one_out.
+    critic: with "own", V has a trunk of its own, which starts as rho and learns at a rate
+    of its own. With "shared", V is a head on pi's trunk, as in the released code. With
+    "none" there is no V (see leave_one_out).
 
-    Why not shared? There the value learns at pi's rate, which is low, and sees little
-    before most of the nats are spent; and where returns are large (a high beta), its
-    gradient drives pi's trunk away from rho. The price is half as much time again."""
+    Why not shared, as released? V must learn fast, and pi slowly. At pi's rate V foresees
+    next to nothing until most of the nats are spent. And where returns are large, at a
+    high beta, its gradient drives pi away from rho. An own trunk costs half as much time
+    again. (pi's gain, as a share of the optimum's: extras/README.md.)"""
 
     def __init__(self, rho, critic="own"):
         super().__init__()

@@ -106,8 +106,8 @@ def split_comparisons(path):
 
 def generate_texts(model, query, n, sampling, tokenizer):
     """n finished responses to each query, as text: query (B, Q) -> B lists of n."""
-    repeated = query.to(model.device).repeat_interleave(n, dim=0)    # (B n, Q)
-    response, length, finished = generate_finished(model, repeated, sampling)
+    query = query.to(model.device)
+    response, length, finished = generate_finished(model, query, sampling, n)
     if not finished.all():
         warnings.warn("some responses never ended at a period; they are shown whole")
     texts = decode_responses(response, length, tokenizer)

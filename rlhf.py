@@ -90,7 +90,7 @@ class Config:
     reward_lr: float = setting(1e-3, "r's rate, to 0; paper: 1.77e-5; released: 5e-5")
     reward_batch: int = setting(8, "comparisons a step; paper: 8; released: 32")
 
-    episodes: int = setting(24576, "responses pi learns from; paper: 2M; released: 1M")
+    episodes: int = setting(16384, "responses pi learns from; paper: 2M; released: 1M")
     batch_size: int = setting(128, "episodes an update; paper: 1024; released: 512")
     # here: four steps on a quarter of a batch each, not four on all of it. The computing
     # that this saves is spent on more episodes.
@@ -113,12 +113,12 @@ class Config:
 
     eval_queries: int = setting(1024, "held-out queries of an evaluation; paper: 1024")
     supervised_lr: float = setting(5e-4, "of the supervised baseline; 0: none", least=0)
-    optimum_queries: int = setting(64, "where the optimum is known; 0: nowhere", least=0)
+    optimum_queries: int = setting(32, "where the optimum is known; 0: nowhere", least=0)
     optimum_samples: int = setting(512, "samples of rho for each of them")
 
 
 QUICK = dict(n_embd=64, passages=2500, lm_steps=450, lm_lr=1e-2, n_labels=1000,
-             episodes=2560, lr=6e-4, eval_queries=256, optimum_queries=16,
+             episodes=2560, lr=1.2e-3, beta=0.3, eval_queries=256, optimum_queries=16,
              optimum_samples=128)
 
 

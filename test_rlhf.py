@@ -190,6 +190,23 @@ def test_the_cache_changes_nothing(model):
     assert not torch.allclose(logp, gpt.response_logprobs(model, x, y, 1.0)[0], atol=1e-2)
 
 
+def test_a_query_is_read_once_for_all_its_responses(model):
+    x = tokens_of(20, 7)
+    torch.manual_seed(3)
+    y, logp, h = gpt.generate(model, x, 9, 0.7, n=3)
+    torch.manual_seed(3)
+    one_by_one = gpt.generate(model, x.repeat_interleave(3, dim=0), 9, 0.7)
+    same = (y == one_by_one[0]).all(dim=1)
+    assert same.float().mean() > 0.9 and y.shape == (60, 9)
+    assert torch.allclose(logp[same], one_by_one[1][same], atol=1e-4)
+    assert torch.allclose(h[same], one_by_one[2][same], atol=1e-3)
+    assert not torch.equal(y[0], y[1]), "not the same one three times"
+    torch.manual_seed(3)
+    whole_ones = gpt.Sampling(9, 0.7, lambda y: (torch.full((len(y),), 9), torch.ones(len(y)) > 0))
+    shown, _, _ = gpt.generate_finished(model, x, whole_ones, n=3)
+    assert torch.equal(shown, y)
+
+
 def test_temperature_divides_the_logits(model):
     h = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(model.logits(h, 0.5), 2 * model.logits(h), atol=1e-4)
@@ -738,7 +755,8 @@ def test_texts_are_the_finished_responses(model, monkeypatch):
         reward.generate_texts(model, tokens_of(1, 4), 1, never, letters())
     # A model that says its query again: each query has its own responses.
     monkeypatch.setattr(reward, "generate_finished",
-                        lambda model, query, sampling: (query, *whole(query)))
+                        lambda model, query, sampling, n: (
+                            query.repeat_interleave(n, 0), *whole(query.repeat(n, 1))))
     texts = reward.generate_texts(model, torch.tensor([[1, 2], [3, 4]]), 2, never, letters())
     assert texts == [["1 2", "1 2"], ["3 4", "3 4"]]
 
@@ -1154,9 +1172,10 @@ def test_kl_and_rewards_are_those_of_the_response_to_its_end(model):
     assert (of_rho.kl == 0).all()
     torch.manual_seed(0)
     asked = [tokens_of(1, 4), tokens_of(1, 6)]
-    each = evaluate.sample_each(pi, model, rewards, asked, 3, sampling, lambda batches: batches)
+    each = evaluate.sample_each(pi, model, rewards, asked, 3, sampling,
+                                lambda batches, each: batches)
     torch.manual_seed(0)
-    first, _, _ = gpt.generate(pi, asked[0].expand(3, -1), 8, 0.7)
+    first, _, _ = gpt.generate(pi, asked[0], 8, 0.7, n=3)
     assert torch.equal(each.response[0], first), "a row to each query"
     assert each.response.shape == (2, 3, 8) and each.score.shape == each.kl.shape == (2, 3)
 
@@ -1268,6 +1287,8 @@ def test_what_is_told_of_pi_beside_the_optimum(size):
     share = ((pi - rho) @ r / ((best - rho) @ r)).item()
     assert found["share_of_optimum"] == pytest.approx(share, abs=0.02)
     assert found["optimal_gain"] == pytest.approx(((best - rho) @ r).item(), abs=0.02)
+    assert found["gain"] == pytest.approx(((pi - rho) @ r).item(), abs=0.02 * size)
+    assert found["gain_kl"] == pytest.approx(kl.item(), abs=0.02)
     assert found["optimal_sameness"] is None
     assert set(evaluate.beside_optimum(of_rho, of_pi, [], sampling, tokenizer).values()) == {None}
     bests = evaluate.best_of_n_results(of_rho, sampling, tokenizer)
@@ -1495,7 +1516,7 @@ def test_a_run_leaves_all_its_files(a_run):
     samples = (a_run / "samples.txt").read_text().split("\n\n")
     assert len(samples) == 41 and "drawn again" in samples[0].replace("\n", " ")
     rates = [json.loads((a_run / "config.json").read_text())[name] for name in ("lr", "quick")]
-    assert rates == [6e-4, True]
+    assert rates == [1.2e-3, True]
 
 
 def test_every_stage_is_given_its_own_part(a_run):
@@ -1525,6 +1546,7 @@ def test_the_figure_and_the_table_by_hand(a_run, monkeypatch):
     results = json.loads((a_run / "results.json").read_text())
     results["frontier"] = [[9.0, 0.5, 0.1, 400.0], [1.0, 2.0, 1.5, 200.0]]
     results["policy"].update(zero_shot_reward=1.0, share_of_optimum=0.875, share_stderr=0.02,
+                             gain=1.25, gain_kl=1.4,
                              optimal_effective_samples=9.0, optimal_beta=0.25)
     results["best_of_n"] = [{"n": 16, "kl_bound": 1.835, "gain": 0.75}]
     results["win_rate"] = {"zero_shot": {"mean": 0.75, "stderr": 0.01, "n": 9}}
@@ -1547,6 +1569,9 @@ def test_the_figure_and_the_table_by_hand(a_run, monkeypatch):
     square, = [line for line in axes["What the distance buys"].lines
                if line.get_label().startswith("best of 2")]
     assert square.get_xydata().tolist() == [[1.835, 1.75]]
+    star, = [line for line in axes["What the distance buys"].lines
+             if line.get_label().startswith("pi at the end")]
+    assert star.get_xydata().tolist() == [[1.4, 2.25]]
     assert "pi over zero-shot            75.0%" in table
 
 

@@ -211,7 +211,7 @@ def truncate_at_period(response, period, after):
 
 
 def decode_responses(response, length, tokenizer):
-    """The responses to their ends, as texts: response (B, T), length (B,) -> B strings."""
+    """The responses to their ends, as B texts: response (B, T), length (B,)."""
     return [tokenizer.decode(ids[:end])
             for ids, end in zip(response.tolist(), length.tolist())]
 

@@ -6,6 +6,7 @@ import random
 import re
 import subprocess
 import sys
+import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import rlhf
 import stories
 import text
 from extras import paper, paper_results
-from gpt import GPT
+from gpt import GPT, Sampling
 from ppo import AdaptiveKL
 from reward import RewardModel
 
@@ -202,6 +203,35 @@ def test_a_variant_is_a_run_compared_with_another_policy(variant, paper_world, r
     assert ("reward_model" in results) == (variant != "direct RL")
     assert results["policy"]["episodes"] == 128 and len(metrics(cfg)) == 2
     assert (tmp_path / "policy.pt").exists() and (tmp_path / "samples.txt").exists()
+
+
+def test_what_wins_without_training(tiny, monkeypatch):
+    """r is 1 for the text 1 and 0 for the text 0; 2 never ends. At a low price pi_opt says 1
+    always, at a high one what rho says."""
+    cfg, world = tiny
+    queries = {3: torch.zeros(4, 3, dtype=torch.long)}
+    cfg = replace(cfg, optimum_queries=4, optimum_samples=64)
+    monkeypatch.setattr(paper, "generate", lambda rho, query, T, temperature, n:
+                        (torch.arange(n)[:, None] % 3, None, None))
+    sampling = Sampling(1, 1.0, lambda y: (torch.ones(len(y), dtype=int), y[:, 0] < 2))
+    tokenizer = types.SimpleNamespace(decode=lambda ids: str(ids[0]))
+    asked = []
+
+    def share_of_ones(task, questions, rng):
+        asked.append(questions)
+        return {"mean": sum(text == "1" for q in questions for text in q[:2]) / len(questions) / 2}
+    monkeypatch.setattr(paper, "vote", share_of_ones)
+
+    def found(beta):
+        return paper.win_rates_without_training(
+            cfg, world.rho, lambda x, y: (y[:, 0] == 1).float(), beta, queries, sampling, tokenizer)
+    cheap, dear = found(0.01), found(100.0)
+    assert cheap["optimum"] == 100 and 35 < dear["optimum"] < 65
+    # Of the 43 that end, every second is 1: so of a pair one always is.
+    assert cheap["best_of_2"] == cheap["best_of_16"] == 100 and "best_of_64" not in cheap
+    assert {len(questions) for questions in asked} == {4 * 16}, "16 for each query"
+    theirs = [text for questions in asked for q in questions for text in q[2:]]
+    assert 0.4 < theirs.count("1") / len(theirs) < 0.6 and "2" not in theirs
 
 
 def test_direct_rl_pays_what_the_labelers_think(tiny):
