@@ -241,13 +241,13 @@ def generate(model, query, response_length, temperature, n=1):
     logprobs = torch.empty(B * n, T, device=query.device)
     h = torch.empty(B * n, T, model.shape["n_embd"], device=query.device)
     for t in range(T):
-        if t > 0:
-            state = model.hidden(token, kv_cache)[:, -1]
         h[:, t] = state
         distribution = next_token_logprobs(model, state, temperature)        # (B n, V)
         token = sample_next_token(distribution)                      # (B n, 1)
         response[:, t] = token[:, 0]
         logprobs[:, t] = distribution.gather(1, token)[:, 0]
+        if t + 1 < T:
+            state = model.hidden(token, kv_cache)[:, -1]
     return response, logprobs, h
 
 

@@ -1548,7 +1548,8 @@ def test_the_figure_and_the_table_by_hand(a_run, monkeypatch):
     results["policy"].update(zero_shot_reward=1.0, share_of_optimum=0.875, share_stderr=0.02,
                              gain=1.25, gain_kl=1.4,
                              optimal_effective_samples=9.0, optimal_beta=0.25)
-    results["best_of_n"] = [{"n": 16, "kl_bound": 1.835, "gain": 0.75}]
+    results["best_of_n"] = [{"n": 4, "kl_bound": 0.636, "gain": 0.5},
+                            {"n": 16, "kl_bound": 1.835, "gain": 0.75}]
     results["win_rate"] = {"zero_shot": {"mean": 0.75, "stderr": 0.01, "n": 9}}
     log = [json.loads(line) for line in (a_run / "metrics.jsonl").read_text().splitlines()]
     assert results["policy"]["beta"] == log[-1]["beta"]
@@ -1568,7 +1569,7 @@ def test_the_figure_and_the_table_by_hand(a_run, monkeypatch):
     assert re.search(r"best of 16 +\+1\.75 +KL at most 1\.83", table)
     square, = [line for line in axes["What the distance buys"].lines
                if line.get_label().startswith("best of 2")]
-    assert square.get_xydata().tolist() == [[1.835, 1.75]]
+    assert square.get_xydata().tolist() == [[0.636, 1.5], [1.835, 1.75]]
     star, = [line for line in axes["What the distance buys"].lines
              if line.get_label().startswith("pi at the end")]
     assert star.get_xydata().tolist() == [[1.4, 2.25]]
@@ -1611,7 +1612,7 @@ def test_what_is_finished_is_not_made_again(copy_of_run, capsys):
 def test_a_folder_holds_one_run(copy_of_run, capsys):
     before = contents(copy_of_run)
     said = refused(command_of(copy_of_run) + ["--lr", "1e-3"], capsys)
-    assert "--lr 0.0006, not 0.001; give another --out" in said
+    assert "--lr 0.0012, not 0.001; give another --out" in said
     assert "--rho" in said and "--labels" in said
     assert contents(copy_of_run) == before, "a refused command changes nothing"
     with open(copy_of_run / "lock", "w") as lock:            # as another process would
