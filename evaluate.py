@@ -316,11 +316,11 @@ def evaluate(cfg, rho, pi, rewards, queries, sampling, tokenizer, train, progres
     single = query_batches(sample_queries(queries, cfg.optimum_queries), size=1)
     n, m = cfg.optimum_samples, math.ceil(cfg.optimum_samples / 8)   # of rho, of pi
     # One response to each query by pi and rho, four for a win rate, n + m where the
-    # optimum is known; to train the baseline on a comparison takes as long as one.
+    # optimum is known; to train the baseline on a comparison takes as long as some two.
     n_queries = sum(len(batch) for batch in batches)
     progress.total = 6 * n_queries + (n + m) * len(single)
     if cfg.supervised_lr:
-        progress.total += 8 * n_queries + len(train)
+        progress.total += 8 * n_queries + 2 * len(train)
 
     seeded(cfg.seed, "reward of pi")
     of_pi = sample_and_score(pi, rho, rewards, progress(batches), sampling)

@@ -13,9 +13,10 @@ V(x, y_<t), given before y_t was drawn.
 Omitted: an entropy bonus (the KL term is one already); gradient clipping (PPO2 clips at
 norm 0.5, the released code does not); the discount (gamma is 1 in paper and code).
 
-One departure from the released code: the episode ends where the response is truncated.
-What was sampled after that enters neither eq. 2, nor GAE, nor the losses. There, all 24
-tokens are paid for and trained, although nobody ever sees those after the period.
+Two departures from the released code. The episode ends where the response is truncated:
+what was sampled after that enters neither eq. 2, nor GAE, nor the losses. (There, all 24
+tokens are paid for and trained, although nobody ever sees those after the period.) And
+the value function has a trunk and a rate of its own: see Policy.
 """
 
 import copy

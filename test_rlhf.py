@@ -1537,6 +1537,8 @@ def test_every_stage_is_given_its_own_part(a_run):
     assert len({c.best for c in train}) == 4
     assert GIVEN["train_reward"][3] == train and GIVEN["true_reward"][3] == held_out
     assert GIVEN["evaluate"][3] == list(GIVEN["train_policy"][2:4]), "learned, then true"
+    bar = GIVEN["evaluate"][-1]
+    assert bar.done == bar.total, "the bar ends where the work does"
     length, temperature, truncate = GIVEN["train_policy"][5]
     assert (length, temperature, truncate.keywords["after"]) == (24, 0.7, 4)
 
