@@ -928,6 +928,7 @@ def test_leaving_one_out_by_hand():
     assert ppo.leave_one_out(total, 3).tolist() == [-3.0, -1.5, 4.5, 0, 0, 0]
     model = random_model()
     _, batch = start_of_ppo(model, end_at_lengths, "none")
+    batch = batch._replace(ref_logprobs=batch.ref_logprobs - torch.randn(64, 8))
     mask = batch.response_mask
     advantages, _ = ppo.advantages_and_returns(batch, 0.1, settings(critic="none"))
     total = batch.score - 0.1 * ppo.response_kl(batch.logprobs, batch.ref_logprobs, mask)
@@ -1865,6 +1866,19 @@ def test_the_loop_of_ppo(model, monkeypatch, tmp_path):
     for m, ((_, rho, reward_of, query, _), batch) in zip(log, rollouts):
         assert rho is model and reward_of is first_token and len(query) == 16
         assert m["true"] == pytest.approx(batch.response[:, 1].float().mean().item())
+
+
+def test_without_a_critic_a_query_has_several_responses(model, monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(rlhf, "rollout", lambda pi, rho, reward, query, sampling: (
+        asked.append(query), ppo.rollout(pi, rho, reward, query, sampling))[1])
+    cfg = rlhf.Config(out=str(tmp_path), device="cpu", episodes=48, batch_size=24,
+                      critic="none", group_size=3)
+    pi = rlhf.train_policy(cfg, model, first_token, first_token, {5: tokens_of(99, 5)},
+                           gpt.Sampling(4, 0.7, whole), rlhf.Progress(""))
+    assert pi.value_head is None and [len(query) for query in asked[:2]] == [24, 24]
+    in_threes = asked[0].view(8, 3, 5)
+    assert (in_threes == in_threes[:, :1]).all() and len(asked[0].unique(dim=0)) > 5
 
 
 def test_r_is_normalized_before_training_and_after(model, monkeypatch):
