@@ -463,19 +463,34 @@ def draw_figure(path, results, log):
     axes["C"].plot(episodes, [m["beta"] for m in log], "C0-", label="beta")
     axes["C"].set(title="Price of KL", ylabel="reward per nat", ylim=0)
 
-    ax = axes["D"]
+    draw_plane(axes["D"], results, kls, scores)
+    draw_win_rates(axes["E"], results["win_rate"])
+    for name in "ABC":
+        axes[name].set_xlabel("episodes")
+    for name in "ABCD":
+        axes[name].legend(frameon=False, fontsize=8, loc="lower right")
+    for ax in axes.values():
+        ax.spines[["top", "right"]].set_visible(False)
+    miniature = ", in miniature" if results["config"]["quick"] else ""
+    figure.suptitle(f"{results['task']}, seed {results['seed']}{miniature}")
+    figure.savefig(path, dpi=110, format="png")
+
+
+def draw_plane(ax, results, kls, scores):
+    """KL across, r upward: pi on its way and at its end, the optimum, best-of-n."""
+    policy = results["policy"]
     ax.plot(kls, scores, ".", color="0.7", label="pi while it learns, a batch each")
     start = policy["zero_shot_reward"]
     if policy["gain"] is None:
         ax.plot(policy["kl"], policy["reward"], "C0*", ms=16, label="pi at the end")
     else:
         ax.plot(policy["gain_kl"], start + policy["gain"], "C0*", ms=16,
-                label="pi at the end, on the same queries as the following")
+                label="pi at the end, on the queries of the rest")
     if results["frontier"]:
         bounds = [best["kl_bound"] for best in results["best_of_n"]]
         gains = [start + best["gain"] for best in results["best_of_n"]]
         ax.plot(bounds, gains, "C2s", mfc="none",
-                label="best of 2, 4, 16, 64 samples of rho, at its highest possible KL")
+                label="best of 2, 4, 16, 64 samples of rho: KL at most")
         _, gain, kl, samples = np.array(results["frontier"]).T
         best = start + gain
         ax.plot(kl[samples >= 100], best[samples >= 100], "k-",
@@ -485,8 +500,8 @@ def draw_figure(path, results, log):
     ax.set(title="What the distance buys", xlabel="KL(pi, rho), nats per response",
            ylabel="learned reward r, standard deviations")
 
-    ax = axes["E"]
-    wins = results["win_rate"]
+
+def draw_win_rates(ax, wins):
     heights = [100 * wins[name]["mean"] for name in wins]
     intervals = [196 * wins[name]["stderr"] for name in wins]
     names = [PAIRS[name].replace(" over ", " over\n") for name in wins]
@@ -496,13 +511,3 @@ def draw_figure(path, results, log):
         ax.annotate(f"{height:.0f} %", (x, 4), ha="center")
     ax.axhline(50, color="k", ls="--", lw=1)
     ax.set(title="Win rates, with 95 % intervals", ylabel="% of questions", ylim=(0, 100))
-
-    for name in "ABC":
-        axes[name].set_xlabel("episodes")
-    for name in "ABCD":
-        axes[name].legend(frameon=False)
-    for ax in axes.values():
-        ax.spines[["top", "right"]].set_visible(False)
-    miniature = ", in miniature" if results["config"]["quick"] else ""
-    figure.suptitle(f"{results['task']}, seed {results['seed']}{miniature}")
-    figure.savefig(path, dpi=110, format="png")

@@ -27,7 +27,6 @@ import torch.nn as nn
 
 from gpt import generate, response_logprobs, response_states, token_logprobs
 
-
 CRITICS = ["own", "shared", "none"]
 
 

@@ -37,7 +37,7 @@ from evaluate import (closing_table, draw_figure, evaluate, language_model_losse
                       reward_model_results, samples_text, seeded, side_by_side,
                       true_reward)
 from gpt import GPT, Sampling, check_finite, train_language_model
-from ppo import (CRITICS, AdaptiveKL, Policy, policy_optimizer, ppo_update, rollout)
+from ppo import CRITICS, AdaptiveKL, Policy, policy_optimizer, ppo_update, rollout
 from reward import (Comparison, RewardModel, generate_questions, learned_reward,
                     normalize, samples_of_rho, split_comparisons, train_reward_model,
                     write_comparisons)
@@ -92,8 +92,8 @@ class Config:
 
     episodes: int = setting(16384, "responses pi learns from; paper: 2M; released: 1M")
     batch_size: int = setting(128, "episodes an update; paper: 1024; released: 512")
-    # here: four steps on a quarter of a batch each, not four on all of it. The computing
-    # that this saves is spent on more episodes.
+    # here: four steps on a quarter of a batch each, not four on all of it. They bring pi
+    # as far, for a quarter of the computing.
     epochs: int = setting(1, "passes over a batch; paper and released: 4")
     minibatches: int = setting(4, "Adam steps an epoch; paper and released: 1")
     lr: float = setting(4e-4, "pi's rate, falls to 0; paper: 1.41e-5; released: 1e-5")
