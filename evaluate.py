@@ -4,13 +4,12 @@ evaluate.py: how good a run is, held out, beside the best that anybody could do.
 Paper: Ziegler et al. 2019, 2.4 and 3.1.2 (win rates by vote), 3.1.1 (the optimal policy).
 In:  rho, r, pi, held-out comparisons, queries     Out: numbers, samples, table, picture
 
-Letters: B queries, n samples of each, T response tokens, P queries of the optimum.
+Letters: B queries, T response tokens; P queries of the optimum, n samples of each.
 
 The "true reward" is what the simulated labelers think of a text: the mean of their
 scores, in standard deviations over samples of rho. r only estimates it.
 
 `progress` (rlhf.py) only draws a bar: progress(batches) gives the batches as they are.
-`each` is what one of their rows costs, in sampled responses.
 
 Omitted: people. Win rates are votes of the simulated labelers, those that r learned from.
 (With --labels r learned from others; the voters are still the simulated ones.)
@@ -82,40 +81,33 @@ def true_reward(task, tokenizer, sampling, comparisons):
 
 
 class Samples(NamedTuple):
-    """Responses, what they earn, and how far from rho they are: N, or (P, n) for n
-    responses to each of P queries."""
-    response: torch.Tensor         # (N, T)
-    score: torch.Tensor            # (N,)  the learned reward r
-    true: torch.Tensor             # (N,)  the true reward
-    kl: torch.Tensor               # (N,)  log pi(y|x) - log rho(y|x); their mean is KL
+    """n responses to each of P queries, what they earn, and how far from rho they are."""
+    response: torch.Tensor         # (P, n, T)
+    score: torch.Tensor            # (P, n)  the learned reward r
+    true: torch.Tensor             # (P, n)  the true reward
+    kl: torch.Tensor               # (P, n)  log pi(y|x) - log rho(y|x); their mean is KL
 
 
 @torch.no_grad()
 def sample_and_score(model, rho, rewards, batches, sampling, n=1):
-    """The Samples of a model, n responses to each query, side by side.
+    """The Samples of a model, n responses to each query.
 
     rewards: the learned and the true one, functions (query, response) -> (B,). batches:
-    queries (B, Q)."""
+    queries (B, Q), P in all."""
     T, temperature, truncate = sampling
     reward, true = rewards
     parts = []
     for query in batches:
         query = query.to(rho.device)
-        response, logprobs, _ = generate(model, query, T, temperature, n)
+        response, logprobs = generate(model, query, T, temperature, n)
         query = query.repeat_interleave(n, dim=0)
         ref_logprobs = logprobs
         if model is not rho:
-            ref_logprobs, _ = response_logprobs(rho, query, response, temperature)
-        mask = mask_before(truncate(response)[0], T)
-        parts.append(Samples(response, reward(query, response), true(query, response),
-                             response_kl(logprobs, ref_logprobs, mask)))
+            ref_logprobs = response_logprobs(rho, query, response, temperature)
+        kl = response_kl(logprobs, ref_logprobs, mask_before(truncate(response)[0], T))
+        fields = [response, reward(query, response), true(query, response), kl]
+        parts.append([field.unflatten(0, (-1, n)) for field in fields])
     return Samples(*[torch.cat(field) for field in zip(*parts)])
-
-
-def sample_each(model, rho, rewards, queries, n, sampling, progress):
-    """The Samples (P, n) of n responses to each of P queries (1, Q)."""
-    flat = sample_and_score(model, rho, rewards, progress(queries, each=n), sampling, n)
-    return Samples(*[field.unflatten(0, (len(queries), n)) for field in flat])
 
 
 # --- the optimum ------------------------------------------------------------------------
@@ -136,10 +128,10 @@ def reweighted(scores, beta):
 
 
 def optimal_frontier(scores):
-    """The best reward at any KL: rows [beta, gain over rho, KL, effective samples].
+    """The best reward at any KL: rows [beta, gain over rho, KL, effective samples], from
+    hardly any KL to more than the samples can tell. scores (P, n).
 
-    The gain over rho on the same queries, not the reward: r's level differs from query to
-    query, and these few are not those on which pi's reward is measured. scores (P, n)."""
+    The gain over rho, not the reward, for r's level differs from query to query."""
     rows = []
     for beta in np.geomspace(20, 0.05, 80).tolist():
         reward, kl, samples = reweighted(scores, beta)
@@ -149,41 +141,49 @@ def optimal_frontier(scores):
 
 
 def price_at(kl, frontier):
-    """beta*, the price at which the optimal policy spends this KL.
+    """beta*, the one price at which the optimal policy spends this KL, as a mean over the
+    queries. It is the frontier's slope there: the reward that one more nat buys.
 
-    None where the samples do not tell: beyond them, or where nothing is gained."""
-    if not frontier or not frontier[0][2] < kl <= frontier[-1][2]:
+    None where the samples do not tell: at next to no KL, or where fewer than 4 effective
+    samples carry the weight."""
+    betas, _, kls, samples = np.array(frontier).reshape(-1, 4).T
+    betas, kls = betas[samples >= 4], kls[samples >= 4]
+    if len(kls) == 0 or not kls[0] < kl <= kls[-1]:
         return None
-    betas, _, kls, _ = np.array(frontier).T
     return float(np.interp(kl, kls, betas))
 
 
-def share_of_optimum(gain, best_gain):
-    """What pi gains over rho, as a share of what the optimum gains at pi's KL; and the
-    standard error, since both are means over the same P queries. (P,) each.
+def share_of_optimum(gain, kl, best_gain, best_kl, beta):
+    """What pi gains over rho, as a share of what the optimum gains at pi's KL; and its
+    standard error by the delta method, for all are means over the same P queries: (P,).
 
-    None, None where the optimum gains less than 0.1: there the share is noise."""
+    pi's KL is a mean too, and one more nat would bring the optimum beta more. None, None
+    where the optimum gains less than 0.1 deviations: there the share is noise."""
     if best_gain.mean() < 0.1:
         return None, None
     share = gain.mean() / best_gain.mean()
-    error = (gain - share * best_gain).std(unbiased=False) / len(gain) ** 0.5
+    best_at_kl = best_gain + beta * (kl - best_kl)                   # (P,)
+    error = (gain - share * best_at_kl).std(unbiased=False) / len(gain) ** 0.5
     return share.item(), (error / best_gain.mean()).item()
 
 
-def best_of(n, scores):
-    """Where the best of each n samples lies: scores (P, m) -> columns (P, m // n).
+def best_of(k, scores):
+    """Where the best of each k samples lies: scores (P, n) -> columns (P, n // k).
 
-    Best-of-n is the optimizer that needs no training: draw n, keep the best. Its KL is at
-    most log n - (n - 1) / n (Beirami et al. 2024). But each answer costs n samples."""
-    groups = scores[:, :scores.size(1) // n * n].view(len(scores), -1, n)
-    first = torch.arange(groups.size(1), device=scores.device) * n
+    Best-of-k is the optimizer that needs no training: draw k, keep the best. Its KL is at
+    most log k - (k - 1) / k (Beirami et al. 2024). But each answer costs k samples."""
+    groups = scores[:, :scores.size(1) // k * k].view(len(scores), -1, k)
+    first = torch.arange(groups.size(1), device=scores.device) * k
     return groups.argmax(dim=2) + first
 
 
 def sameness(responses, sampling, tokenizer):
-    """What KL does not price: the share of sentences made like one of three, the three
-    commonest. None where no sentence is like those of stories.py. responses (..., T)."""
-    response = responses.flatten(0, -2)
+    """The share of sentences that come from the three frames used most. responses
+    (P, n, T). None where no sentence is like those of stories.py.
+
+    KL is a price for leaving rho, not for saying one thing: where three frames earn most,
+    the optimum itself uses them."""
+    response = responses.flatten(0, 1)
     length, _ = sampling.truncate(response)
     texts = decode_responses(response, length, tokenizer)
     frames = [stories.frame_of(sentence)
@@ -235,7 +235,7 @@ def train_supervised_baseline(rho, comparisons, tokenizer, temperature, lr, prog
     response = torch.tensor([[len(tokenizer.encode(c.samples[0]))] for c in winners])
     position = torch.arange(tokens.size(1))                          # (S,)
     in_response = (position >= lengths - response) & (position < lengths)    # (N, S)
-    batches = progress(torch.randperm(len(tokens)).split(32), each=2)
+    batches = progress(torch.randperm(len(tokens)).split(32))
     train_language_model(model, tokens, in_response, batches, lr, temperature)
     return model
 
@@ -264,90 +264,96 @@ BEST_OF = [2, 4, 16, 64]
 
 
 def beside_optimum(of_rho, of_pi, frontier, sampling, tokenizer):
-    """What results.json tells of pi and of the optimum at pi's KL.
-
-    of_rho (P, n), of_pi (P, m): Samples of the same P queries. All None where the
-    frontier does not reach."""
-    found = dict.fromkeys(["gain", "gain_kl", "optimal_gain", "optimal_beta",
-                           "optimal_effective_samples", "optimal_sameness",
-                           "share_of_optimum", "share_stderr", "nats_from_optimum"])
+    """pi and the optimum at pi's KL. of_rho (P, n), of_pi (P, m): Samples of the same
+    queries. {} where the frontier does not reach."""
     kl = of_pi.kl.mean().item()
     beta = price_at(kl, frontier)
     if beta is None:
-        return found
-    start = of_rho.score.mean(dim=1)                                 # (P,) each
-    best, _, samples = reweighted(of_rho.score, beta)
+        return {}
+    best, best_kl, samples = reweighted(of_rho.score, beta)          # (P,) each
+    start = of_rho.score.mean(dim=1)
     gain, best_gain = of_pi.score.mean(dim=1) - start, best - start
-    share, stderr = share_of_optimum(gain, best_gain)
-    # KL(pi, pi_opt) = (beta log Z - J(pi)) / beta, with J = r - beta KL (Korbak et al.
-    # 2022). beta log Z is the J of pi_opt, and at this beta both spend the same KL.
-    nats = (best_gain - gain).mean() / beta
-    weights = (of_rho.score / beta).softmax(dim=1)
-    drawn = columns_of(of_rho, torch.multinomial(weights, 32, replacement=True))
+    share, stderr = share_of_optimum(gain, of_pi.kl.mean(dim=1), best_gain, best_kl, beta)
+    weights = (of_rho.score / beta).softmax(dim=1)                   # (P, n)
+    drawn = torch.multinomial(weights, of_pi.score.size(1), replacement=True)
+    of_optimum = columns_of(of_rho, drawn)
     return {"gain": gain.mean().item(), "gain_kl": kl,
             "optimal_gain": best_gain.mean().item(), "optimal_beta": beta,
             "optimal_effective_samples": samples.mean().item(),
-            "optimal_sameness": sameness(drawn.response, sampling, tokenizer),
-            "share_of_optimum": share, "share_stderr": stderr,
-            "nats_from_optimum": nats.item()}
+            "optimal_sameness": sameness(of_optimum.response, sampling, tokenizer),
+            "share_of_optimum": share, "share_stderr": stderr}
 
 
 def best_of_n_results(of_rho, sampling, tokenizer):
-    """What the best of n samples of rho earn, for each n that Samples (P, m) allow."""
+    """What the best of k samples of rho earn, for each k that Samples (P, n) allow."""
     found = []
-    for n in BEST_OF:
-        if n <= of_rho.score.size(1):
-            best = columns_of(of_rho, best_of(n, of_rho.score))
-            found.append({"n": n, "kl_bound": math.log(n) - (n - 1) / n,
+    for k in BEST_OF:
+        if k <= of_rho.score.size(1):
+            best = columns_of(of_rho, best_of(k, of_rho.score))
+            found.append({"n": k, "kl_bound": math.log(k) - (k - 1) / k,
                           "gain": (best.score.mean() - of_rho.score.mean()).item(),
                           "true_gain": (best.true.mean() - of_rho.true.mean()).item(),
-                          "sameness": sameness(best.response, sampling, tokenizer)})
+                          "sameness": sameness(best.response[:, :64], sampling,
+                                               tokenizer)})
     return found
 
 
+def rewards_and_kl(cfg, rho, pi, rewards, batches, sampling, progress):
+    """Reward and KL of pi on queries that it has not seen, and rho's reward on them."""
+    seeded(cfg.seed, "reward of pi")
+    of_pi = sample_and_score(pi, rho, rewards, progress(batches), sampling)
+    check_finite(of_pi.kl.mean().item(), "KL", "evaluation")
+    seeded(cfg.seed, "reward of rho")
+    of_rho = sample_and_score(rho, rho, rewards, progress(batches), sampling)
+    return {"kl": of_pi.kl.mean().item(), "kl_target": cfg.kl_target,
+            "reward": of_pi.score.mean().item(),
+            "true_reward": of_pi.true.mean().item(),
+            "zero_shot_reward": of_rho.score.mean().item(),
+            "zero_shot_true_reward": of_rho.true.mean().item()}
+
+
 def evaluate(cfg, rho, pi, rewards, queries, sampling, tokenizer, train, progress):
-    """Rewards and KL of pi, beside rho's, the optimum's at pi's KL, and best-of-n's; how
-    much alike its sentences are; and win rates.
+    """What results.json tells of pi: reward and KL on `eval_queries`; on the
+    `optimum_queries` what needs many samples of each; and win rates.
 
     rewards: the learned and the true one. queries {length: (n, length)}. train: the
     comparisons that the supervised baseline learns from."""
     seeded(cfg.seed, "evaluation queries")
     batches = query_batches(sample_queries(queries, cfg.eval_queries))
     single = query_batches(sample_queries(queries, cfg.optimum_queries), size=1)
-    n, m = cfg.optimum_samples, math.ceil(cfg.optimum_samples / 8)   # of rho, of pi
-    # One response to each query by pi and rho, four for a win rate, n + m where the
-    # optimum is known; to train the baseline on a comparison takes as long as some two.
-    n_queries = sum(len(batch) for batch in batches)
-    progress.total = 6 * n_queries + (n + m) * len(single)
-    if cfg.supervised_lr:
-        progress.total += 8 * n_queries + 2 * len(train)
+    progress.note = "reward and KL"
+    policy = rewards_and_kl(cfg, rho, pi, rewards, batches, sampling, progress)
+    policy.update(optimal_reward=None, share_of_optimum=None)        # unless it is known
 
-    seeded(cfg.seed, "reward of pi")
-    of_pi = sample_and_score(pi, rho, rewards, progress(batches), sampling)
-    seeded(cfg.seed, "reward of rho")
-    of_rho = sample_and_score(rho, rho, rewards, progress(batches), sampling)
-    policy = {"kl": of_pi.kl.mean().item(), "kl_target": cfg.kl_target,
-              "reward": of_pi.score.mean().item(),
-              "true_reward": of_pi.true.mean().item(),
-              "zero_shot_reward": of_rho.score.mean().item(),
-              "zero_shot_true_reward": of_rho.true.mean().item()}
-    check_finite(policy["kl"], "KL", "evaluation")
-    policy.update(sameness=sameness(of_pi.response, sampling, tokenizer),
-                  zero_shot_sameness=sameness(of_rho.response, sampling, tokenizer))
     frontier, best_of_n = [], []
     if single:
+        progress.note = "the optimum"
         seeded(cfg.seed, "optimum")
-        of_rho = sample_each(rho, rho, rewards, single, n, sampling, progress)
-        of_pi = sample_each(pi, rho, rewards, single, m, sampling, progress)
+        n, m = cfg.optimum_samples, math.ceil(cfg.optimum_samples / 8)
+        of_rho = sample_and_score(rho, rho, rewards, progress(single), sampling, n)
+        of_pi = sample_and_score(pi, rho, rewards, progress(single), sampling, m)
         frontier = optimal_frontier(of_rho.score)
         best_of_n = best_of_n_results(of_rho, sampling, tokenizer)
-    policy.update(beside_optimum(of_rho, of_pi, frontier, sampling, tokenizer))
-    policy["optimal_reward"] = None
-    if policy["optimal_gain"] is not None:
+        policy.update(beside_optimum(of_rho, of_pi, frontier, sampling, tokenizer))
+        policy["sameness"] = sameness(of_pi.response, sampling, tokenizer)
+        policy["zero_shot_sameness"] = sameness(of_rho.response[:, :m], sampling,
+                                                tokenizer)
+    if "optimal_gain" in policy:
         policy["optimal_reward"] = policy["zero_shot_reward"] + policy["optimal_gain"]
+    wins = win_rates(cfg, rho, pi, batches, sampling, tokenizer, train, progress)
+    return {"policy": policy, "win_rate": wins, "frontier": frontier,
+            "best_of_n": best_of_n}
 
+
+PAIRS = {"zero_shot": "pi over zero-shot", "supervised": "pi over supervised",
+         "supervised_vs_zero_shot": "supervised over zero-shot"}
+
+
+def win_rates(cfg, rho, pi, batches, sampling, tokenizer, train, progress):
+    """pi over rho; with a supervised baseline, also pi over it, and it over rho."""
     pairs = {"zero_shot": (pi, rho)}
     if cfg.supervised_lr:
+        progress.note = "supervised baseline"
         seeded(cfg.seed, "supervised baseline")
         supervised = train_supervised_baseline(rho, train, tokenizer, cfg.temperature,
                                                cfg.supervised_lr, progress)
@@ -355,18 +361,15 @@ def evaluate(cfg, rho, pi, rewards, queries, sampling, tokenizer, train, progres
         pairs["supervised_vs_zero_shot"] = supervised, rho
     wins = {}
     for name, (model, opponent) in pairs.items():
+        progress.note = PAIRS[name]
         rng = seeded(cfg.seed, f"win rate, {name}")
-        wins[name] = win_rate(cfg.task, model, opponent, progress(batches, each=4),
-                              sampling, tokenizer, rng)
-    return {"policy": policy, "win_rate": wins, "frontier": frontier,
-            "best_of_n": best_of_n}
+        wins[name] = win_rate(cfg.task, model, opponent, progress(batches), sampling,
+                              tokenizer, rng)
+    progress.note = ""
+    return wins
 
 
 # --- what a person sees -----------------------------------------------------------------
-
-PAIRS = {"zero_shot": "pi over zero-shot", "supervised": "pi over supervised",
-         "supervised_vs_zero_shot": "supervised over zero-shot"}
-
 
 @torch.no_grad()
 def side_by_side(rho, pi, reward, query, sampling, tokenizer):
@@ -377,8 +380,8 @@ def side_by_side(rho, pi, reward, query, sampling, tokenizer):
     blocks = [[f"query       {tokenizer.decode(ids)}"] for ids in query.tolist()]
     for name, model in (("zero-shot", rho), ("fine-tuned", pi)):
         response, length, _ = generate_finished(model, query, sampling)
-        logprobs, _ = response_logprobs(model, query, response, temperature)
-        ref_logprobs, _ = response_logprobs(rho, query, response, temperature)
+        logprobs = response_logprobs(model, query, response, temperature)
+        ref_logprobs = response_logprobs(rho, query, response, temperature)
         kl = response_kl(logprobs, ref_logprobs, mask_before(length, T)).tolist()
         score = reward(query, response).tolist()
         for i, ids in enumerate(response.tolist()):
@@ -418,17 +421,19 @@ def closing_table(results):
     if policy["share_of_optimum"] is None:
         rows.append(("share of the optimum's gain", "unknown at this KL", ""))
     else:
-        rows += [("share of the optimum's gain",
+        rows += [("gain of pi in r *", f"{policy['gain']:+.2f}",
+                  f"the optimum's at this KL {policy['optimal_gain']:+.2f}"),
+                 ("share of the optimum's gain *",
                   f"{policy['share_of_optimum']:.1%} +/- {policy['share_stderr']:.1%}",
                   f"on {policy['optimal_effective_samples']:.0f} effective samples"),
                  ("beta at the end", f"{policy['beta']:.2f}",
-                  f"the optimum's at this KL {policy['optimal_beta']:.2f}")]
-    for best in results["best_of_n"][1::2]:                          # of 4 and 64
-        reward = policy["zero_shot_reward"] + best["gain"]
-        rows.append((f"reward of the best of {best['n']}", f"{reward:+.2f}",
-                     f"KL at most {best['kl_bound']:.2f}"))
-    if policy["sameness"] is not None:
-        rows.append(("in its 3 commonest frames",
+                  f"the optimum's at this KL {policy['optimal_beta']:.2f} *")]
+    for best in results["best_of_n"]:
+        if best["n"] in (4, 64):
+            rows.append((f"gain of the best of {best['n']} *", f"{best['gain']:+.2f}",
+                         f"KL at most {best['kl_bound']:.2f}"))
+    if policy.get("sameness") is not None:
+        rows.append(("in its 3 commonest frames *",
                      f"{policy['sameness']:.0%} of sentences",
                      f"zero-shot {policy['zero_shot_sameness']:.0%}"))
     for name, win in results["win_rate"].items():
@@ -436,7 +441,10 @@ def closing_table(results):
         rows.append((PAIRS[name], f"{mean:.1%} +/- {stderr:.1%}",
                      f"of {win['n']} questions"))
     rows.append(("seconds", f"{sum(results['seconds'].values()):.0f}", ""))
-    lines = [f"{title:<29}{value:<27}{beside}".rstrip() for title, value, beside in rows]
+    lines = [f"{title:<31}{value:<27}{beside}".rstrip() for title, value, beside in rows]
+    if results["frontier"]:
+        lines.append(f"* on {results['config']['optimum_queries']} queries, many samples "
+                     "of each")
     if policy["kl_target"] and policy["kl"] > 2 * policy["kl_target"]:
         lines.append("WARNING: KL is far above its target. pi has run away; a smaller "
                      "--lr may help.")
@@ -479,18 +487,20 @@ def draw_figure(path, results, log):
 def draw_plane(ax, results, kls, scores):
     """KL across, r upward: pi on its way and at its end, the optimum, best-of-n."""
     policy = results["policy"]
-    ax.plot(kls, scores, ".", color="0.7", label="pi while it learns, a batch each")
+    ax.plot(kls, scores, ".", color="0.7",
+            label="pi while it learns: batches of other queries")
     start = policy["zero_shot_reward"]
-    if policy["gain"] is None:
+    if "gain" not in policy:
         ax.plot(policy["kl"], policy["reward"], "C0*", ms=16, label="pi at the end")
     else:
         ax.plot(policy["gain_kl"], start + policy["gain"], "C0*", ms=16,
-                label="pi at the end, on the queries of the rest")
+                label="pi at the end, on the optimum's queries")
     if results["frontier"]:
         bounds = [best["kl_bound"] for best in results["best_of_n"]]
         gains = [start + best["gain"] for best in results["best_of_n"]]
+        sizes = ", ".join(str(best["n"]) for best in results["best_of_n"])
         ax.plot(bounds, gains, "C2s", mfc="none",
-                label="best of 2, 4, 16, 64 samples of rho: KL at most")
+                label=f"best of {sizes} samples of rho: KL at most")
         _, gain, kl, samples = np.array(results["frontier"]).T
         best = start + gain
         ax.plot(kl[samples >= 100], best[samples >= 100], "k-",
@@ -503,7 +513,7 @@ def draw_plane(ax, results, kls, scores):
 
 def draw_win_rates(ax, wins):
     heights = [100 * wins[name]["mean"] for name in wins]
-    intervals = [196 * wins[name]["stderr"] for name in wins]
+    intervals = [1.96 * 100 * wins[name]["stderr"] for name in wins]
     names = [PAIRS[name].replace(" over ", " over\n") for name in wins]
     ax.bar(names, heights, yerr=intervals, capsize=6, width=0.5, color="0.75",
            edgecolor="k")

@@ -95,8 +95,9 @@ class GPT(nn.Module):
         self.init_weights()
 
     def init_weights(self):
-        """GPT-2's: N(0, .02), positions N(0, .01), biases 0; what adds to the residual
-        stream over sqrt(2 n_layer), so that its variance does not grow with depth."""
+        """GPT-2's: N(0, .02), positions N(0, .01), biases 0. Weights that add to the
+        residual stream are divided by sqrt(2 n_layer), so that its variance does not grow
+        with depth."""
         # here: below 768 channels all are multiplied by sqrt(768 / C). Otherwise
         # attention starts almost uniform, and a narrow model is slow to learn to copy
         # names from earlier sentences.
@@ -207,11 +208,9 @@ def token_logprobs(model, h, token, temperature):
 
 
 def response_logprobs(model, query, response, temperature):
-    """log pi(y_t | x, y_<t) of every response token, and the states that predicted them.
-
-    query (B, Q), response (B, T) -> (B, T), (B, T, C)."""
+    """log pi(y_t | x, y_<t) of every response token: (B, Q), (B, T) -> (B, T)."""
     h = response_states(model, query, response)
-    return token_logprobs(model, h, response, temperature), h
+    return token_logprobs(model, h, response, temperature)
 
 
 # --- sampling ---------------------------------------------------------------------------
@@ -226,29 +225,26 @@ class Sampling(NamedTuple):
 @torch.no_grad()
 def generate(model, query, response_length, temperature, n=1):
     """Sample n responses to each query, side by side:
-    query (B, Q) -> response (B n, T), logprobs (B n, T), h (B n, T, C).
+    query (B, Q) -> response (B n, T), logprobs (B n, T), log pi(y_t | x, y_<t).
 
-    logprobs holds log pi(y_t | x, y_<t), and h the states that predicted y_t, so that PPO
-    needs no second forward pass for them. Seed it with torch.manual_seed."""
+    Seed it with torch.manual_seed."""
     B, Q = query.shape
     T = response_length
     kv_cache = KVCache(model, B, Q + T - 1)                  # the last token is not read
-    state = model.hidden(query, kv_cache)[:, -1]                     # (B, C)
+    h = model.hidden(query, kv_cache)[:, -1]                         # (B, C)
     if n > 1:                            # a query is read once, for all its responses
-        state = state.repeat_interleave(n, dim=0)
+        h = h.repeat_interleave(n, dim=0)
         kv_cache.repeat(n)
     response = query.new_empty(B * n, T)
     logprobs = torch.empty(B * n, T, device=query.device)
-    h = torch.empty(B * n, T, model.shape["n_embd"], device=query.device)
     for t in range(T):
-        h[:, t] = state
-        distribution = next_token_logprobs(model, state, temperature)        # (B n, V)
+        distribution = next_token_logprobs(model, h, temperature)    # (B n, V)
         token = sample_next_token(distribution)                      # (B n, 1)
         response[:, t] = token[:, 0]
         logprobs[:, t] = distribution.gather(1, token)[:, 0]
         if t + 1 < T:
-            state = model.hidden(token, kv_cache)[:, -1]
-    return response, logprobs, h
+            h = model.hidden(token, kv_cache)[:, -1]
+    return response, logprobs
 
 
 def generate_finished(model, query, sampling, n=1, max_tries=50):
@@ -257,14 +253,13 @@ def generate_finished(model, query, sampling, n=1, max_tries=50):
     query (B, Q) -> response (B n, T), length (B n,), finished (B n,). One that never
     does, as with a policy that has run away, stays whole."""
     T, temperature, truncate = sampling
-    response, _, _ = generate(model, query, T, temperature, n)
+    response, _ = generate(model, query, T, temperature, n)
     query = query.repeat_interleave(n, dim=0)
     length, finished = truncate(response)
     for _ in range(max_tries):
         if finished.all():
             break
-        again, _, _ = generate(model, query[~finished], T, temperature)
-        response[~finished] = again
+        response[~finished], _ = generate(model, query[~finished], T, temperature)
         length, finished = truncate(response)
     return response, length, finished
 

@@ -1,7 +1,8 @@
 """
 ppo.py: proximal policy optimization of a language model, at a price for leaving rho.
 
-Papers: Ziegler et al. 2019, 2 (eq. 2), 2.2; Schulman et al. 2017 (PPO), 2016 (GAE).
+Papers: Ziegler et al. 2019, 2 (eq. 2), 2.2; Schulman et al. 2017 (PPO), 2016 (GAE);
+Kool et al. 2019, Ahmadian et al. 2024 (without a critic).
 In:  rho, a plain function reward(query, response) -> (B,), queries     Out: a policy pi
 Not here: where the reward comes from (reward.py), the loop over updates (rlhf.py)
 
@@ -13,10 +14,11 @@ V(x, y_<t), given before y_t was drawn.
 Omitted: an entropy bonus (the KL term is one already); gradient clipping (PPO2 clips at
 norm 0.5, the released code does not); the discount (gamma is 1 in paper and code).
 
-Two departures from the released code. The episode ends where the response is truncated:
-what was sampled after that enters neither eq. 2, nor GAE, nor the losses. (There, all 24
-tokens are paid for and trained, although nobody ever sees those after the period.) And
-the value function has a trunk and a rate of its own: see Policy.
+Departures from the released code. The episode ends where the response is truncated: what
+was sampled after that enters neither eq. 2, nor GAE, nor the losses. (There, all tokens
+are paid for and trained, although nobody ever sees those after the period.) The value
+function has a trunk and a rate of its own: see Policy. Advantages are whitened over the
+batch, not over each minibatch. (Settings that differ: the README's table.)
 """
 
 import copy
@@ -31,44 +33,43 @@ CRITICS = ["own", "shared", "none"]
 
 
 class Policy(nn.Module):
-    """pi, and its critic, the value function V.
+    """pi, a trunk; and its critic, the value function V, a head on a trunk.
 
-    critic: with "own", V has a trunk of its own, which starts as rho and learns at a rate
-    of its own. With "shared", V is a head on pi's trunk, as in the released code. With
-    "none" there is no V (see leave_one_out).
+    critic: with "own", V's trunk is its own, and starts as rho. With "shared" it is pi's,
+    as in the released code. With "none" there is no V (see leave_one_out).
 
-    Why not shared, as released? V must learn fast, and pi slowly. At pi's rate V foresees
-    next to nothing until most of the nats are spent. And where returns are large, at a
-    high beta, its gradient drives pi away from rho. An own trunk costs half as much time
-    again. (pi's gain, as a share of the optimum's: extras/README.md.)"""
+    Why not shared, as released? V must learn fast, and pi slowly. With one trunk at pi's
+    rate, V foresaw some .3 to .6 of the returns' variance, with its own .8 to .9, and pi
+    came that much closer to the optimum (extras/README.md, "Which critic"). And where
+    returns are large, at a high beta, V's gradient on a shared trunk drives pi away."""
 
     def __init__(self, rho, critic="own"):
         super().__init__()
         self.trunk = copy.deepcopy(rho)
-        self.critic = copy.deepcopy(rho) if critic == "own" else None
-        self.value_head = None
+        self.value_trunk, self.value_head = None, None
         if critic != "none":
+            self.value_trunk = self.trunk if critic == "shared" else copy.deepcopy(rho)
+            self.value_head = nn.Linear(rho.shape["n_embd"], 1, device=rho.device)
             # The value starts at 0 everywhere: a random one would be noise in the first
             # advantages.
-            self.value_head = nn.Linear(rho.shape["n_embd"], 1, device=rho.device)
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)
 
-    def values(self, query, response, h):
-        """V(x, y_<t) of every response token, (B, T). h (B, T, C): the states of pi's own
-        trunk there, which a shared critic need not compute again."""
+    def values(self, query, response, h=None):
+        """V(x, y_<t) of every response token: (B, Q), (B, T) -> (B, T). h (B, T, C): pi's
+        states there, if they are known, so that a shared trunk need not read again."""
         if self.value_head is None:
             return torch.zeros(response.shape, device=response.device)
-        if self.critic is not None:
-            h = response_states(self.critic, query, response)
+        if h is None or self.value_trunk is not self.trunk:
+            h = response_states(self.value_trunk, query, response)
         return self.value_head(h)[..., 0]
 
 
 def policy_optimizer(pi, cfg):
-    """Adam, on pi at one rate and on its critic at another."""
-    of_critic = [p for name, p in pi.named_parameters() if not name.startswith("trunk.")]
+    """Adam, on pi's trunk at one rate, on what V has of its own at another."""
+    of_v = [p for name, p in pi.named_parameters() if not name.startswith("trunk.")]
     groups = [{"params": list(pi.trunk.parameters()), "lr": cfg.lr},
-              {"params": of_critic, "lr": cfg.critic_lr}]
+              {"params": of_v, "lr": cfg.critic_lr}]
     return torch.optim.Adam(groups, eps=1e-5, fused=True)
 
 
@@ -106,9 +107,11 @@ def gae(rewards, values, lam):
 
 
 def leave_one_out(total, n):
-    """The baseline of those who have no critic (RLOO: Kool et al. 2019, Ahmadian et al.
-    2024): the advantage of a response is its total reward, less the mean total of the
-    others to the same query. total (B,), n to a query, side by side -> (B,)."""
+    """The advantage without a critic: a response's total reward, KL penalty included,
+    less the mean total of the others to the same query. All its tokens have it.
+
+    total (B,), n to a query, side by side -> (B,). (Kool et al. 2019; REINFORCE with it
+    is RLOO, Ahmadian et al. 2024.)"""
     total = total.view(-1, n)                                        # (B / n, n)
     mean_of_others = (total.sum(dim=1, keepdim=True) - total) / (n - 1)
     return (total - mean_of_others).flatten()
@@ -155,8 +158,8 @@ class AdaptiveKL:
     """The price of a nat, moved until KL is at its target: section 2.2's controller.
 
     kl: the batch's mean of response_kl (below), in nats per response: sampled, and of the
-    policy before this batch's steps. target: likewise; with 0, beta stays. At K = 0.1 it
-    moves by at most 2 % an update."""
+    policy before this batch's steps. target: in nats too; 0 leaves beta as it is. At
+    K = 0.1, beta moves by at most 2 % an update."""
 
     def __init__(self, beta, target, K):
         self.beta, self.target, self.K = beta, target, K
@@ -198,11 +201,11 @@ def response_kl(logprobs, ref_logprobs, response_mask):
 def rollout(pi, rho, reward, query, sampling):
     """Sample a response to each query, ask rho how likely it was, and have it scored."""
     T, temperature, truncate = sampling
-    response, logprobs, h = generate(pi.trunk, query, T, temperature)
-    ref_logprobs, _ = response_logprobs(rho, query, response, temperature)
+    response, logprobs = generate(pi.trunk, query, T, temperature)
+    ref_logprobs = response_logprobs(rho, query, response, temperature)
     length, _ = truncate(response)
     response_mask = mask_before(length, T)
-    values = pi.values(query, response, h) * response_mask           # (B, T)
+    values = pi.values(query, response) * response_mask           # (B, T)
     score = reward(query, response)
     return Rollout(query, response, response_mask, logprobs, ref_logprobs, values, score)
 
@@ -229,12 +232,14 @@ def advantages_and_returns(batch, beta, cfg):
 def ppo_step(pi, optimizer, batch, advantages, returns, cfg):
     """One Adam step on a minibatch. Returns losses and diagnostics, from before it."""
     mask = batch.response_mask
-    query, response, old_logprobs = batch.query, batch.response, batch.logprobs[mask]
-    h = response_states(pi.trunk, query, response)                   # (B, T, C)
-    logprobs = token_logprobs(pi.trunk, h[mask], response[mask], cfg.temperature)  # (N,)
-    values = pi.values(query, response, h)[mask]                     # (N,)
+    old_logprobs = batch.logprobs[mask]                              # (N,)
+    h = response_states(pi.trunk, batch.query, batch.response)       # (B, T, C)
+    logprobs = token_logprobs(pi.trunk, h[mask], batch.response[mask], cfg.temperature)
+    values = pi.values(batch.query, batch.response, h)[mask]         # (N,)
     loss_pi, clipfrac = policy_loss(logprobs, old_logprobs, advantages[mask], cfg.clip)
     loss_v = value_loss(values, batch.values[mask], returns[mask], cfg.clip)
+    # vf_coef weighs V against pi on a shared trunk. To a V of its own it is nothing: Adam
+    # divides a factor out again.
     loss = loss_pi + cfg.vf_coef * loss_v
     optimizer.zero_grad(set_to_none=True)
     loss.backward()

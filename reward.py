@@ -224,13 +224,14 @@ def train_reward_model(r, tokens, lengths, best, lr, batches):
 def samples_of_rho(rho, queries, sampling, n=1024):
     """What r is normalized on: rho's responses to n queries. -> (n, S), lengths (n,).
 
-    A response without an end is read at its last token, and gets no -1 here."""
+    A response without an end is read at its last token, and gets no -1 here (as in the
+    released code). So rho's mean reward is a little below 0."""
     T, temperature, truncate = sampling
     longest = max(queries)
     rows, lengths = [], []
     for query in sample_queries(queries, n).values():
         query = query.to(rho.device)
-        response, _, _ = generate(rho, query, T, temperature)
+        response, _ = generate(rho, query, T, temperature)
         length, _ = truncate(response)
         padding = (0, longest - query.size(1))               # on the right, never read
         rows.append(F.pad(torch.cat([query, response], dim=1), padding))

@@ -6,7 +6,7 @@ stylistic continuation, the tasks of section 3.1, by the steps of section 2.
 
     python rlhf.py                               sentiment, every stage
     python rlhf.py --task descriptiveness        the second style task
-    python rlhf.py --quick                       all of it in miniature, a minute
+    python rlhf.py --quick                       all of it in miniature, 40 seconds
     python rlhf.py sample --prompt "Mara the baker came to the harbor one morning."
 
 A run leaves rho.pt, labels.jsonl, reward.pt, policy.pt, metrics.jsonl, samples.txt,
@@ -71,7 +71,7 @@ class Config:
     labels: str = setting("", "a labels.jsonl to learn r from, not simulated labels")
 
     passages: int = setting(20000, "stories to write")
-    share: float = setting(0.1, "of the stories, for each of labels, pi, evaluation")
+    share: float = setting(0.1, "of the stories, kept for each of r, pi, evaluation")
     vocab_size: int = setting(1536, "tokens of the BPE; paper: 50,257", least=257)
     n_layer: int = setting(2, "blocks of the model; paper: 36; released: 12")
     n_head: int = setting(4, "attention heads; paper: 20; released: 12")
@@ -86,14 +86,14 @@ class Config:
     truncate_after: int = setting(16, "y ends at a period from here; paper: 16", least=0)
     temperature: float = setting(0.7, "divides the logits; paper and released: 0.7")
 
-    n_labels: int = setting(12000, "for r; paper: 5k to 60k; released: 4,992", least=5)
+    n_labels: int = setting(12000, "for r; paper: 5k to 20k; released: 4,992", least=5)
     reward_lr: float = setting(1e-3, "r's rate, to 0; paper: 1.77e-5; released: 5e-5")
     reward_batch: int = setting(8, "comparisons a step; paper: 8; released: 32")
 
     episodes: int = setting(16384, "responses pi learns from; paper: 2M; released: 1M")
     batch_size: int = setting(128, "episodes an update; paper: 1024; released: 512")
-    # here: four steps on a quarter of a batch each, not four on all of it. They bring pi
-    # as far, for a quarter of the computing.
+    # here: four steps on a quarter of a batch each, not four on all of it. With higher
+    # rates they bring pi as far, in a third of the time.
     epochs: int = setting(1, "passes over a batch; paper and released: 4")
     minibatches: int = setting(4, "Adam steps an epoch; paper and released: 1")
     lr: float = setting(4e-4, "pi's rate, falls to 0; paper: 1.41e-5; released: 1e-5")
@@ -104,8 +104,9 @@ class Config:
     # known only up to there; and K = 0.1 as in the paper, a step per update. The released
     # rule, batch / 10,000, would hardly move beta at a batch of 128.
     kl_target: float = setting(3.0, "nats; 0: fixed; paper: 10, 6; released: 6", least=0)
+    # here: above where it ends, so that KL does not run past its target while V is new.
     beta: float = setting(0.6, "first price of a nat, in reward; released: 0.15", least=0)
-    K: float = setting(0.1, "gain of beta; paper: 0.1; released: 0.051", least=0)
+    K: float = setting(0.1, "step of beta; paper: 0.1; released: 0.051", least=0)
     clip: float = setting(0.2, "PPO's, of ratio and value; PPO2 and released: 0.2")
     lam: float = setting(0.95, "GAE's lambda; PPO2 and released: 0.95", least=0)
     vf_coef: float = setting(0.5, "of the value loss; PPO2: 0.5; released: 0.1", least=0)
@@ -113,7 +114,7 @@ class Config:
 
     eval_queries: int = setting(1024, "held-out queries of an evaluation; paper: 1024")
     supervised_lr: float = setting(5e-4, "of the supervised baseline; 0: none", least=0)
-    optimum_queries: int = setting(32, "where the optimum is known; 0: nowhere", least=0)
+    optimum_queries: int = setting(32, "to estimate the optimum on; 0: none", least=0)
     optimum_samples: int = setting(512, "samples of rho for each of them")
 
 
@@ -184,9 +185,8 @@ def train_policy(cfg, rho, reward, true, queries, sampling, progress):
     group_size = cfg.group_size if cfg.critic == "none" else 1
     updates = math.ceil(cfg.episodes / cfg.batch_size)
     to_zero = LinearLR(optimizer, 1.0, 0.0, updates)
-    progress.total = updates
     with open(f"{cfg.out}/metrics.jsonl", "w") as metrics:
-        for update in range(updates):
+        for update in progress(range(updates)):
             query = sampler.sample(cfg.batch_size, group_size)
             batch = rollout(pi, rho, reward, query, sampling)
             stats = ppo_update(pi, optimizer, batch, kl_control.beta, cfg)
@@ -200,7 +200,6 @@ def train_policy(cfg, rho, reward, true, queries, sampling, progress):
             metrics.write(json.dumps(stats) + "\n")
             metrics.flush()
             progress.note = f"r {stats['score']:+.2f}, KL {stats['kl']:.2f}"
-            progress.advance(1)
 
     # What an update reports is from before its steps. So: is pi sound after the last?
     batch = rollout(pi, rho, reward, query, sampling)
@@ -258,20 +257,17 @@ def run(cfg):
     pi = load(copy.deepcopy(rho), folder / "policy.pt", "policy")
 
     if not (folder / "results.json").exists():
-        eval_queries = queries["evaluation"]
+        unseen = queries["evaluation"]
         with stage(cfg, "evaluation") as progress:
             results = {"task": cfg.task, "seed": cfg.seed, "config": asdict(cfg),
                        "language_model": losses,
                        **reward_model_results(cfg, r, tokenizer, held_out),
-                       **evaluate(cfg, rho, pi, [reward, true], eval_queries, sampling,
+                       **evaluate(cfg, rho, pi, [reward, true], unseen, sampling,
                                   tokenizer, train, progress)}
-            samples = samples_text(cfg, rho, pi, reward, eval_queries, sampling,
-                                   tokenizer)
+            samples = samples_text(cfg, rho, pi, reward, unseen, sampling, tokenizer)
         results["labels"]["n"] = len(train)
         write_results(folder, results, samples)
-    blocks = (folder / "samples.txt").read_text("utf-8").split("\n\n")
-    print("", *blocks[1:4], closing_table(read_json(folder / "results.json")), sep="\n\n")
-    print(f"\nThe picture is {folder}/figure.png; 40 samples are in {folder}/samples.txt")
+    print_results(folder)
 
 
 def write_results(folder, results, samples):
@@ -290,6 +286,13 @@ def write_results(folder, results, samples):
     with whole_file(folder / "figure.png") as part:
         draw_figure(part, results, log)
     write_json(folder / "results.json", results)
+
+
+def print_results(folder):
+    """What a run says at its end: three samples, and the table."""
+    blocks = (folder / "samples.txt").read_text("utf-8").split("\n\n")
+    print("", *blocks[1:4], closing_table(read_json(folder / "results.json")), sep="\n\n")
+    print(f"\nThe picture is {folder}/figure.png; 40 samples are in {folder}/samples.txt")
 
 
 def sampling_of(cfg, tokenizer):
@@ -314,40 +317,29 @@ def stage(cfg, name):
 
 
 class Progress:
-    """The line of a stage, with a bar and the time left. It wraps batches, as tqdm does,
-    and counts their rows: `each` is the cost of one. Where a stage wraps several
-    sequences in turn, `total` is what they cost together."""
+    """The line of a stage. It wraps batches as tqdm does: progress(batches) gives them as
+    they are, while a terminal shows how many are done, and the time left."""
 
     def __init__(self, title):
         self.title, self.note = title, ""
-        self.total, self.done = None, 0
-        self.started, self.shown = time.time(), 0.0
 
-    def __call__(self, batches, each=1):
-        self.batches, self.each = batches, each
-        if self.total is None:
-            self.total = each * sum(len(batch) for batch in batches)
-        if self.done == 0:
-            self.started = time.time()
+    def __call__(self, batches):
+        self.batches = batches
         return self
 
     def __len__(self):
         return len(self.batches)
 
     def __iter__(self):
-        for batch in self.batches:
+        started = shown = time.time()
+        for done, batch in enumerate(self.batches, 1):
             yield batch
-            self.advance(self.each * len(batch))
-
-    def advance(self, cost):
-        """So much more is done. A terminal shows how much, and the time left."""
-        self.done += cost
-        now = time.time()
-        if sys.stdout.isatty() and now - self.shown > 0.2:
-            left = (now - self.started) * (self.total / self.done - 1)
-            bar = "#" * (20 * self.done // self.total)
-            self.show(f"[{bar:<20}] {left:4.0f} s left  {self.note}")
-            self.shown = now
+            now = time.time()
+            if sys.stdout.isatty() and now - shown > 0.2:
+                left = (now - started) * (len(self) / done - 1)
+                bar = "#" * (20 * done // len(self))
+                self.show(f"[{bar:<20}] {left:4.0f} s left  {self.note}")
+                shown = now
 
     def show(self, text):
         """Write the line: at a terminal over the last one, no longer than it is wide."""

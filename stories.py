@@ -123,23 +123,27 @@ def passage(rng):
 
 
 @functools.cache
-def frame_patterns():
-    """[(frame, a regular expression for the sentences that it makes)]."""
-    any_words = {"d": r"(\w+ )?", "ly": r"( \w+)?"}      # these two may be nothing
-
-    def pattern_of(frame):
-        filled = re.sub("{([A-Za-z]+)}",
-                        lambda match: any_words.get(match[1], r"\w+( the \w+)?"), frame)
-        return re.compile(re.sub(r"\b([Aa]) ", r"\1n? ", filled), re.IGNORECASE)
-    return [(frame, pattern_of(frame)) for tone in FRAMES.values() for frame in tone]
+def frame_pattern():
+    """The frames, and a regular expression for their sentences, with a group for each."""
+    slots = {name: f"(?:{'|'.join(words)})" for name, words in POOLS.items()}
+    slots.update(thing=slots["item"],
+                 d=f"(?:{slots['adj']} )?", ly=f"(?: {slots['adv']})?")
+    people = "|".join([*POOLS["woman"], *POOLS["man"], "he", "him", "his", "she", "her"])
+    person = f"(?:{people})(?: the {slots['role']})?"
+    frames = [frame for of_tone in FRAMES.values() for frame in of_tone]
+    groups = []
+    for frame in frames:
+        filled = re.sub("{([A-Za-z]+)}", lambda slot: slots.get(slot[1], person), frame)
+        filled = re.sub(r"\b([Aa]) ", r"\1n? ", filled)              # "a" or "an"
+        groups.append(f"({filled})")
+    return frames, re.compile("|".join(groups), re.IGNORECASE)
 
 
 def frame_of(sentence):
     """The frame that a sentence is made like, or None."""
-    for frame, pattern in frame_patterns():
-        if pattern.fullmatch(sentence.strip(" .")):
-            return frame
-    return None
+    frames, pattern = frame_pattern()
+    match = pattern.fullmatch(sentence.strip(" ."))
+    return frames[match.lastindex - 1] if match else None
 
 
 # --- the labelers -----------------------------------------------------------------------

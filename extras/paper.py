@@ -43,7 +43,7 @@ from torch.optim.lr_scheduler import LinearLR
 import rlhf
 import stories
 from evaluate import (BEST_OF, best_of, evaluate, optimal_frontier, reward_model_results,
-                      sample_and_score, sample_each, samples_text, seeded, true_reward,
+                      sample_and_score, samples_text, seeded, true_reward,
                       vote, win_rate)
 from extras.paper_results import RESULTS, Panel, draw, file_of, load_series, readme
 from gpt import GPT, Sampling, check_finite, generate, set_learning_rate
@@ -285,21 +285,17 @@ EXPERIMENTS["section 4.4"] = Experiment(
            marks={"KL target": 3},
            axes=dict(yscale="symlog", ylim=(0, 1000), yticks=[0, 1, 3, 10, 100, 1000]))])
 
-OPPONENTS = {"pi over zero-shot": "zero_shot", "pi over supervised": "supervised",
-             "supervised over zero-shot": "supervised_vs_zero_shot"}
+TASKS = ["sentiment", "descriptiveness"]
 EXPERIMENTS["seeds"] = Experiment(
-    {task: default_runs(task) for task in ("sentiment", "descriptiveness")},
-    [Panel("dots", "win rates, one dot a seed",
-           {f"{task}:\n{models}": (task, f"win_rate.{number}")
-            for task in ("sentiment", "descriptiveness")
-            for models, number in OPPONENTS.items()},
-           xlabel=WIN_RATE, marks=EVEN, axes=dict(xlim=(0, 100))),
-     Panel("dots", "gain in r over rho, of the optimum's at the same KL",
-           same(["sentiment", "descriptiveness"], "policy.share_of_optimum"),
-           xlabel="share of the optimum's gain", marks={"the sampled optimum": 1},
-           axes=dict(xlim=(0, 1.1))),
-     Panel("curves", "learning: mean and range of 5 seeds",
-           same(["sentiment", "descriptiveness"], "true"), ylabel=TRUE)])
+    {task: default_runs(task) for task in TASKS},
+    [Panel("curves", "reward: mean and range of 5 seeds", same(TASKS, "true"),
+           ylabel=TRUE),
+     Panel("curves", "distance from rho", same(TASKS, "kl"), ylabel=KL,
+           marks={"KL target": 3}),
+     Panel("curves", "price of a nat", same(TASKS, "beta"), ylabel="beta",
+           levels={f"{task}: the optimum's at pi's KL": (task, "policy.optimal_beta")
+                   for task in TASKS},
+           axes=dict(ylim=(0, 0.7)))])
 
 
 def miniature(run):
@@ -373,8 +369,8 @@ def make_world(cfg, first=None):
         zero_shot = zero_shot.true.mean().item()
         frontier = []
         if few:
-            samples = sample_each(rho, rho, rewards, few, cfg.optimum_samples, sampling,
-                                  progress)
+            samples = sample_and_score(rho, rho, rewards, progress(few), sampling,
+                                       cfg.optimum_samples)
             frontier = optimal_frontier(samples.true)
     policy = {"zero_shot_reward": zero_shot, "zero_shot_true_reward": zero_shot}
     write_results(cfg, {"language_model": losses, "labels": labels, "policy": policy,
@@ -391,7 +387,7 @@ class Trained(NamedTuple):
     r: RewardModel           # None, where none is learned
 
 
-def no_progress(batches, each=1):
+def no_progress(batches):
     """In the place of a progress bar, for what is trained within a loop."""
     return batches
 
@@ -680,7 +676,7 @@ def win_rates_without_training(cfg, rho, reward, beta, queries, sampling, tokeni
     questions = {}
     for query in query_batches(sample_queries(queries, cfg.optimum_queries), size=1):
         query = query.to(rho.device)
-        response, _, _ = generate(rho, query, T, temperature, cfg.optimum_samples)
+        response, _ = generate(rho, query, T, temperature, cfg.optimum_samples)
         length, finished = truncate(response)
         scores = reward(query.expand(len(response), -1), response)[finished]     # (n,)
         texts = decode_responses(response[finished], length[finished], tokenizer)
@@ -744,7 +740,7 @@ def add_win_rates(cfg):
     rho, tokenizer, queries, _ = rlhf.load_rho(folder / "rho.pt", cfg.device)
     sampling = rlhf.sampling_of(cfg, tokenizer)
     r = rlhf.load(RewardModel(rho), folder / "reward.pt", "reward")
-    beta = rlhf.read_json(folder / "results.json")["policy"]["optimal_beta"]
+    beta = rlhf.read_json(folder / "results.json")["policy"].get("optimal_beta")
     if beta is not None:
         found = win_rates_without_training(cfg, rho, learned_reward(r, sampling), beta,
                                            queries["evaluation"], sampling, tokenizer)

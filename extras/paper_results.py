@@ -34,7 +34,11 @@ def file_of(title, folder=RESULTS, ending="json"):
 
 def load_series(title, folder=RESULTS):
     """{label: [run, ...]} of a result."""
-    return json.loads(file_of(title, folder).read_text("utf-8"))["series"]
+    series = json.loads(file_of(title, folder).read_text("utf-8"))["series"]
+    for runs in series.values():
+        for run in runs:
+            add_nats(run)
+    return series
 
 
 def optimum_of(run):
@@ -67,6 +71,15 @@ def spread(runs, key, digits=2):
     if len(values) == 1:
         return f"{values[0]:.{digits}f}"
     return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1):.{digits}f}"
+
+
+def add_nats(run):
+    """KL(pi, pi_opt) = (beta log Z - J(pi)) / beta, where J is r - beta KL, and beta log
+    Z that of pi_opt (Korbak et al. 2022). At pi_opt's beta both spend the same KL."""
+    numbers = run["numbers"]
+    if "policy.optimal_gain" in numbers:
+        left = numbers["policy.optimal_gain"] - numbers["policy.gain"]
+        numbers["policy.nats_from_optimum"] = left / numbers["policy.optimal_beta"]
 
 
 def with_setting(runs, name, value):
@@ -210,10 +223,11 @@ def draw_panel(ax, panel, series):
     line = ax.axvline if panel.kind == "dots" else ax.axhline
     for legend, value in panel.marks.items():
         line(value, color="gray", ls="--", lw=1, label=legend, zorder=0)
-    for legend, (label, key) in panel.levels.items():
+    for place, (legend, (label, key)) in enumerate(panel.levels.items()):
         values = [value_of(run, key) for run in series.get(label, [])]
         if values:
-            line(np.mean(values), color="k", ls=":", label=legend)
+            color = style_of(label, place)["color"]
+            line(np.mean(values), color=color, ls=":", label=legend)
     ax.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel)
     ax.set(**panel.axes)
     if panel.kind == "curves" or panel.xlabel == "labels":
@@ -667,16 +681,29 @@ def seeds(results):
             "win_rate.zero_shot", 1),
         row("win rate over supervised, %", "-", "win_rate.supervised", 1),
         row("supervised over zero-shot, %", "-", "win_rate.supervised_vs_zero_shot", 1),
+        row("the optimum over zero-shot, % (the ceiling)", "-", "win_rate.optimum", 1),
+        row("best of 4 over zero-shot, %", "-", "win_rate.best_of_4", 1),
+        row("best of 64 over zero-shot, %", "-", "win_rate.best_of_64", 1),
         row("reward of pi", "1.85 (0.75 to 2.7) / 2.3 (1.0 to 3.6)", "policy.reward"),
         row("reward of rho", "-0.5 / -0.6 (many without a period)",
             "policy.zero_shot_reward"),
         row("true reward of pi", "-", "policy.true_reward"),
-        row("reward of the optimum at pi's KL", "-", "policy.optimal_reward"),
-        row("gain over rho / the optimum's", "-", "policy.share_of_optimum"),
+        row("gain of pi, queries of the optimum", "-", "policy.gain"),
+        row("gain of the optimum at pi's KL", "-", "policy.optimal_gain"),
+        row("gain of the best of 4", "-", "best_of_4.gain"),
+        row("gain of the best of 64", "-", "best_of_64.gain"),
+        row("share of the optimum's gain", "-", "policy.share_of_optimum", 3),
+        row("standard error of a run's share", "-", "policy.share_stderr", 3),
+        row("nats from pi to the optimum", "-", "policy.nats_from_optimum"),
         row("effective samples of the optimum", "-", "policy.optimal_effective_samples",
             1),
         row("KL (target 3; there 6)", "6.0 / 6.0", "policy.kl"),
         row("beta at the end", "0.25 / 0.325", "policy.beta"),
+        row("the optimum's beta at pi's KL", "-", "policy.optimal_beta"),
+        row("in the three commonest frames: pi", "-", "policy.sameness"),
+        row("the same of the optimum", "-", "policy.optimal_sameness"),
+        row("the same of the best of 64", "-", "best_of_64.sameness"),
+        row("the same of rho", "-", "policy.zero_shot_sameness"),
         row("accuracy of r", "-", "reward_model.accuracy", 3),
         row("best possible accuracy", "-", "reward_model.best_accuracy", 3),
         row("loss of r, held out (there training)", "1.23 / 0.93", "reward_model.loss",
@@ -685,7 +712,6 @@ def seeds(results):
         row("agreement of two labelers", "0.38 / - (table 9)", "labels.agreement", 3),
         row("loss of rho, nats per token", "-", "language_model.loss", 3),
         row("loss of a unigram model", "-", "language_model.unigram_loss", 3)]
-    few = mean_of(series["sentiment"], "policy.optimal_effective_samples")
     return f"""
 ## Seeds: the default run
 
@@ -696,7 +722,5 @@ def seeds(results):
 
 Rho, labels, r and pi all differ from seed to seed. The column of the released settings
 is read off published plots of the reward in training, with one set of labels and other
-queries, so that only the size of the spread invites comparison. The optimum rests on
-some {few:.0f} effective samples a query, and comes out too low (figure 3): the true
-shares are smaller. The rows of the supervised baseline are of the one that was tempered
-twice (see the top)."""
+queries, so that only the size of the spread invites comparison."""
+

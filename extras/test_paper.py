@@ -390,6 +390,28 @@ def test_the_results_readme_is_what_the_code_writes():
     assert "150 runs" in written and "2.73, 5.76, 2.52" in written
 
 
+def test_nats_from_the_optimum_are_those_of_its_definition():
+    """Six responses: KL(pi, pi_opt) can be summed, where pi_opt spends pi's KL."""
+    torch.manual_seed(0)
+    rho = torch.rand(6).double().softmax(0)
+    r, beta = torch.randn(6).double(), 0.4
+    best = (rho.log() + r / beta).softmax(0)
+    def kl_of(p):
+        return (p * (p / rho).log()).sum()
+    off = torch.randn(6).double()
+    low, high = 0.0, 20.0                                # pi: rho, tilted by r and noise
+    for _ in range(100):
+        tilt = (low + high) / 2
+        pi = (rho.log() + tilt * (r + off)).softmax(0)
+        low, high = (tilt, high) if kl_of(pi) < kl_of(best) else (low, tilt)
+    run = {"numbers": {"policy.gain": ((pi - rho) @ r).item(), "policy.optimal_beta": beta,
+                       "policy.optimal_gain": ((best - rho) @ r).item()}}
+    paper_results.add_nats(run)
+    nats = (pi * (pi / best).log()).sum().item()
+    assert nats > 0.1
+    assert run["numbers"]["policy.nats_from_optimum"] == pytest.approx(nats, abs=1e-6)
+
+
 def test_more_labels_are_better_and_the_true_reward_is_best():
     series = paper.load_series("figure 2")
     order = ["direct RL", "5,000 labels", "1,667 labels", "417 labels"]
