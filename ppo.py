@@ -238,8 +238,8 @@ def ppo_step(pi, optimizer, batch, advantages, returns, cfg):
     values = pi.values(batch.query, batch.response, h)[mask]         # (N,)
     loss_pi, clipfrac = policy_loss(logprobs, old_logprobs, advantages[mask], cfg.clip)
     loss_v = value_loss(values, batch.values[mask], returns[mask], cfg.clip)
-    # vf_coef weighs V against pi on a shared trunk. To a V of its own it is nothing: Adam
-    # divides a factor out again.
+    # vf_coef weighs V against pi on a shared trunk. For a V with its own, Adam divides it
+    # out again, but where gradients are as small as its epsilon.
     loss = loss_pi + cfg.vf_coef * loss_v
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -267,8 +267,9 @@ def ppo_update(pi, optimizer, batch, beta, cfg):
     mask = batch.response_mask
     score = batch.score.mean().item()
     kl = response_kl(batch.logprobs, batch.ref_logprobs, mask).mean().item()
-    residual = (returns - batch.values)[mask].var()
-    explained_variance = 1 - residual / returns[mask].var().clamp(min=1e-8)
+    residual = (returns - batch.values)[mask].var(unbiased=False)
+    variance = returns[mask].var(unbiased=False).clamp(min=1e-8)
+    explained_variance = 1 - residual / variance
     stats = {"score": score, "kl": kl, "beta": beta, "total": score - beta * kl,
              "explained_variance": explained_variance.item()}
     for key in steps[0]:

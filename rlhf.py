@@ -290,8 +290,11 @@ def write_results(folder, results, samples):
 
 def print_results(folder):
     """What a run says at its end: three samples, and the table."""
+    results = read_json(folder / "results.json")
+    with reading(folder / "results.json"):
+        table = closing_table(results)
     blocks = (folder / "samples.txt").read_text("utf-8").split("\n\n")
-    print("", *blocks[1:4], closing_table(read_json(folder / "results.json")), sep="\n\n")
+    print("", *blocks[1:4], table, sep="\n\n")
     print(f"\nThe picture is {folder}/figure.png; 40 samples are in {folder}/samples.txt")
 
 

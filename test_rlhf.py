@@ -1218,6 +1218,8 @@ def test_the_share_by_hand():
     # Where all queries have the same share at the same KL, there is no error.
     share, error = evaluate.share_of_optimum(best, same, 2 * best, same, beta=0.5)
     assert share == pytest.approx(0.5) and error == pytest.approx(0)
+    share, error = evaluate.share_of_optimum(gain[:1], same[:1], best[:1], same[:1], beta=0.5)
+    assert (share, error) == (1, None), "one query has no spread"
     nothing = torch.tensor([0.01, 0.02])
     found = evaluate.share_of_optimum(5 * nothing, same, nothing, same, beta=0.5)
     assert found == (None, None), "noise over noise"
@@ -1593,10 +1595,10 @@ def test_the_figure_and_the_table_by_hand(a_run, monkeypatch):
     assert interval == pytest.approx([75 - 1.96, 75 + 1.96])
     table = evaluate.closing_table(results)
     assert "share of the optimum's gain *  87.5% +/- 2.0%             on 9 effective samples" in table
-    assert "the optimum's at this KL 0.25" in table
-    assert re.search(r"gain of pi in r \* +\+1\.25 +the optimum's at this KL \+1\.50", table)
+    assert "the optimum's there 0.25 *" in table
+    assert re.search(r"gain of pi in r \* +\+1\.25 at KL 1\.40 +the optimum's there \+1\.50", table)
     assert re.search(r"gain of the best of 4 \* +\+0\.50 +KL at most 0\.64", table)
-    assert "best of 2 " not in table and "* on 4 queries, many samples of each" in table
+    assert "best of 2 " not in table and "* on 4 queries, with 16 samples of rho for each" in table
     square, = [line for line in axes["What the distance buys"].lines
                if line.get_label().startswith("best of 2, 4 samples")]
     assert square.get_xydata().tolist() == [[0.193, 1.25], [0.636, 1.5]]
@@ -1604,6 +1606,11 @@ def test_the_figure_and_the_table_by_hand(a_run, monkeypatch):
              if line.get_label().startswith("pi at the end")]
     assert star.get_xydata().tolist() == [[1.4, 2.25]]
     assert "pi over zero-shot              75.0%" in table
+    results["policy"]["share_stderr"] = None
+    assert "share of the optimum's gain *  87.5%   " in evaluate.closing_table(results)
+    results["policy"]["share_of_optimum"], results["frontier"] = None, []
+    assert "optimum" not in evaluate.closing_table(results), "where it was not asked for"
+
 
 
 def test_a_policy_that_ran_away_is_told_so(a_run):

@@ -667,10 +667,10 @@ VARIANTS = {"labels": offline_labels, "direct RL": direct_rl, "mock reward": moc
 
 @torch.no_grad()
 def win_rates_without_training(cfg, rho, reward, beta, queries, sampling, tokenizer):
-    """The ceiling of pi's win rate over zero-shot, and the win rates of best-of-n, %.
+    """How often samples of the optimal policy at the price beta (rho's, drawn by their
+    weights) and of best-of-n would win over zero-shot, %.
 
-    The ceiling is the optimal policy's at the price beta: rho's samples, drawn by their
-    weights. By pi's protocol, on samples that find their end, 16 questions to a query."""
+    By pi's protocol, on samples that find their end, 16 questions to a query."""
     rng = seeded(cfg.seed, "without training")
     T, temperature, truncate = sampling
     questions = {}
