@@ -212,7 +212,7 @@ def test_what_wins_without_training(tiny, monkeypatch):
     queries = {3: torch.zeros(4, 3, dtype=torch.long)}
     cfg = replace(cfg, optimum_queries=4, optimum_samples=64)
     monkeypatch.setattr(paper, "generate", lambda rho, query, T, temperature, n:
-                        (torch.arange(n)[:, None] % 3, None, None))
+                        (torch.arange(n)[:, None] % 3, None))
     sampling = Sampling(1, 1.0, lambda y: (torch.ones(len(y), dtype=int), y[:, 0] < 2))
     tokenizer = types.SimpleNamespace(decode=lambda ids: str(ids[0]))
     asked = []
