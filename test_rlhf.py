@@ -1684,7 +1684,7 @@ def test_a_run_from_the_parts_of_another(a_run, tmp_path, capsys):
     assert results["labels"] == {"agreement": None, "n": 30, "source": str(a_run / "labels.jsonl")}
     assert set(results["win_rate"]) == {"zero_shot"} and results["frontier"] == []
     said = capsys.readouterr().out
-    assert "target none" in said and "unknown at this KL" in said
+    assert "target none" in said and "optimum" not in said
     assert "--response_length is 25, but must be at most 24" in refused(
         command_of(tmp_path / "p") + given + ["--response_length", "25"], capsys)
     assert "policy.pt is damaged" in refused(
