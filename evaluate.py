@@ -522,6 +522,7 @@ def draw_plane(ax, results, kls, scores):
 
 
 def draw_win_rates(ax, wins):
+    """A bar for each pair of models, % of questions, with 1.96 standard errors."""
     heights = [100 * wins[name]["mean"] for name in wins]
     intervals = [1.96 * 100 * wins[name]["stderr"] for name in wins]
     names = [PAIRS[name].replace(" over ", " over\n") for name in wins]

@@ -1226,14 +1226,14 @@ def test_the_share_by_hand():
 
 
 def test_the_error_of_the_share_is_its_deviation():
-    """500 times 40 queries: the optimum of a Gaussian reward of deviation 1 gains 1 / beta
-    and spends 1 / (2 beta^2); pi lies .8 of the way, and its KL is noisy too."""
+    """500 times 40 queries: where r is Gaussian of deviation s, the optimum gains s^2 / beta
+    and spends s^2 / (2 beta^2). pi gains .8 of the best at a KL that varies by query."""
     torch.manual_seed(0)
     shares, errors = [], []
     for _ in range(500):
-        size = 1 + 0.3 * torch.randn(40)                 # by query: of gain and of root KL
-        kl = 3 * size ** 2
-        gain = 0.8 * (2 * 3) ** 0.5 * size
+        size = 1 + 0.2 * torch.randn(40)                 # r's deviation, by query
+        kl = 3 * (1 + 0.3 * torch.randn(40)) ** 2
+        gain = 0.8 * (2 * kl) ** 0.5 * size
         beta = (size ** 2).mean().sqrt() / (2 * kl.mean()) ** 0.5
         best_gain, best_kl = size ** 2 / beta, size ** 2 / (2 * beta ** 2)
         share, error = evaluate.share_of_optimum(gain, kl, best_gain, best_kl, beta)

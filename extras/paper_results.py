@@ -657,49 +657,47 @@ Tests of eq. 2 by hand, of the sign of KL, and of PPO's exact optimum would have
 it; `test_rlhf.py` has them."""
 
 
+SEEDS_ROWS = [               # name, the paper's, the number, its digits
+    ("win rate over zero-shot, %", "88 / 86 (774M, table 1)", "win_rate.zero_shot", 1),
+    ("win rate over supervised, %", "-", "win_rate.supervised", 1),
+    ("supervised over zero-shot, %", "-", "win_rate.supervised_vs_zero_shot", 1),
+    ("samples of the optimum over zero-shot, %", "-", "win_rate.optimum", 1),
+    ("best of 4 over zero-shot, %", "-", "win_rate.best_of_4", 1),
+    ("best of 64 over zero-shot, %", "-", "win_rate.best_of_64", 1),
+    ("reward of pi", "1.85 (0.75 to 2.7) / 2.3 (1.0 to 3.6)", "policy.reward", 2),
+    ("reward of rho", "-0.5 / -0.6 (many without a period)",
+     "policy.zero_shot_reward", 2),
+    ("true reward of pi", "-", "policy.true_reward", 2),
+    ("gain of pi, queries of the optimum", "-", "policy.gain", 2),
+    ("gain of the optimum at pi's KL", "-", "policy.optimal_gain", 2),
+    ("gain of the best of 4", "-", "best_of_4.gain", 2),
+    ("gain of the best of 64", "-", "best_of_64.gain", 2),
+    ("share of the optimum's gain", "-", "policy.share_of_optimum", 3),
+    ("standard error of a run's share", "-", "policy.share_stderr", 3),
+    ("nats from pi to the optimum", "-", "policy.nats_from_optimum", 2),
+    ("effective samples of the optimum", "-", "policy.optimal_effective_samples", 1),
+    ("KL (target 3; there 6)", "6.0 / 6.0", "policy.kl", 2),
+    ("beta at the end", "0.25 / 0.325", "policy.beta", 2),
+    ("the optimum's beta at pi's KL", "-", "policy.optimal_beta", 2),
+    ("in the three commonest frames: pi", "-", "policy.sameness", 2),
+    ("the same of the optimum", "-", "policy.optimal_sameness", 2),
+    ("the same of the best of 64", "-", "best_of_64.sameness", 2),
+    ("the same of rho", "-", "policy.zero_shot_sameness", 2),
+    ("accuracy of r", "-", "reward_model.accuracy", 3),
+    ("best possible accuracy", "-", "reward_model.best_accuracy", 3),
+    ("loss of r, held out (there training)", "1.23 / 0.93", "reward_model.loss", 3),
+    ("best possible loss", "-", "reward_model.best_loss", 3),
+    ("agreement of two labelers", "0.38 / - (table 9)", "labels.agreement", 3),
+    ("loss of rho, nats per token", "-", "language_model.loss", 3),
+    ("loss of a unigram model", "-", "language_model.unigram_loss", 3)]
+
+
 def seeds(results):
     """This result's section of README.md, its numbers from the JSON."""
     series = results["seeds"]
-
-    def row(name, paper, key, digits=2):
-        return [name, paper, spread(series["sentiment"], key, digits),
-                spread(series["descriptiveness"], key, digits)]
-    rows = [
-        row("win rate over zero-shot, %", "88 / 86 (774M, table 1)",
-            "win_rate.zero_shot", 1),
-        row("win rate over supervised, %", "-", "win_rate.supervised", 1),
-        row("supervised over zero-shot, %", "-", "win_rate.supervised_vs_zero_shot", 1),
-        row("samples of the optimum over zero-shot, %", "-", "win_rate.optimum", 1),
-        row("best of 4 over zero-shot, %", "-", "win_rate.best_of_4", 1),
-        row("best of 64 over zero-shot, %", "-", "win_rate.best_of_64", 1),
-        row("reward of pi", "1.85 (0.75 to 2.7) / 2.3 (1.0 to 3.6)", "policy.reward"),
-        row("reward of rho", "-0.5 / -0.6 (many without a period)",
-            "policy.zero_shot_reward"),
-        row("true reward of pi", "-", "policy.true_reward"),
-        row("gain of pi, queries of the optimum", "-", "policy.gain"),
-        row("gain of the optimum at pi's KL", "-", "policy.optimal_gain"),
-        row("gain of the best of 4", "-", "best_of_4.gain"),
-        row("gain of the best of 64", "-", "best_of_64.gain"),
-        row("share of the optimum's gain", "-", "policy.share_of_optimum", 3),
-        row("standard error of a run's share", "-", "policy.share_stderr", 3),
-        row("nats from pi to the optimum", "-", "policy.nats_from_optimum"),
-        row("effective samples of the optimum", "-", "policy.optimal_effective_samples",
-            1),
-        row("KL (target 3; there 6)", "6.0 / 6.0", "policy.kl"),
-        row("beta at the end", "0.25 / 0.325", "policy.beta"),
-        row("the optimum's beta at pi's KL", "-", "policy.optimal_beta"),
-        row("in the three commonest frames: pi", "-", "policy.sameness"),
-        row("the same of the optimum", "-", "policy.optimal_sameness"),
-        row("the same of the best of 64", "-", "best_of_64.sameness"),
-        row("the same of rho", "-", "policy.zero_shot_sameness"),
-        row("accuracy of r", "-", "reward_model.accuracy", 3),
-        row("best possible accuracy", "-", "reward_model.best_accuracy", 3),
-        row("loss of r, held out (there training)", "1.23 / 0.93", "reward_model.loss",
-            3),
-        row("best possible loss", "-", "reward_model.best_loss", 3),
-        row("agreement of two labelers", "0.38 / - (table 9)", "labels.agreement", 3),
-        row("loss of rho, nats per token", "-", "language_model.loss", 3),
-        row("loss of a unigram model", "-", "language_model.unigram_loss", 3)]
+    rows = [[name, paper, spread(series["sentiment"], key, digits),
+             spread(series["descriptiveness"], key, digits)]
+            for name, paper, key, digits in SEEDS_ROWS]
     return f"""
 ## Seeds: the default run
 
