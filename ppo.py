@@ -274,4 +274,6 @@ def ppo_update(pi, optimizer, batch, beta, cfg):
              "explained_variance": explained_variance.item()}
     for key in steps[0]:
         stats[key] = sum(step[key] for step in steps) / len(steps)
+    if pi.value_head is None:            # nothing to tell of a V that is not there
+        del stats["value_loss"], stats["explained_variance"]
     return stats

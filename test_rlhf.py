@@ -1100,7 +1100,10 @@ def test_ppo_reaches_the_exact_optimum(beta, critic):
     for update in range(150):
         gpt.set_learning_rate(optimizer, 2e-3 * (1 - update / 150))
         batch = ppo.rollout(pi, rho, score, query.expand(256, -1), gpt.Sampling(T, 1.0, whole))
-        ppo.ppo_update(pi, optimizer, batch, beta, settings(temperature=1.0, critic=critic))
+        cfg = settings(temperature=1.0, critic=critic)
+        stats = ppo.ppo_update(pi, optimizer, batch, beta, cfg)
+    told_of_v = {"value_loss", "explained_variance"} & set(stats)
+    assert len(told_of_v) == (0 if critic == "none" else 2)
     log_pi = gpt.response_logprobs(pi.trunk, queries, every, 1.0).sum(1).detach()
     assert log_pi.exp().sum().item() == pytest.approx(1, abs=1e-4)
     reached = (log_pi.exp() * (r - beta * (log_pi - log_rho))).sum().item()
