@@ -12,7 +12,8 @@ scores, in standard deviations over samples of rho. r only estimates it.
 `progress` (rlhf.py) only draws a bar: progress(batches) gives the batches as they are.
 
 Omitted: people. Win rates are votes of the simulated labelers, those that r learned from.
-(With --labels r learned from others; the voters are still the simulated ones.)
+With --labels r learned from others, and nobody is there to judge: the true reward is
+None, and there are no win rates.
 """
 
 import copy
@@ -84,7 +85,7 @@ class Samples(NamedTuple):
     """n responses to each of P queries, what they earn, and how far from rho they are."""
     response: torch.Tensor         # (P, n, T)
     score: torch.Tensor            # (P, n)  the learned reward r
-    true: torch.Tensor             # (P, n)  the true reward
+    true: torch.Tensor             # (P, n)  the true reward; nan where nobody judges
     kl: torch.Tensor               # (P, n)  log pi(y|x) - log rho(y|x); their mean is KL
 
 
@@ -92,8 +93,8 @@ class Samples(NamedTuple):
 def sample_and_score(model, rho, rewards, batches, sampling, n=1):
     """The Samples of a model, n responses to each query.
 
-    rewards: the learned and the true one, functions (query, response) -> (B,). batches:
-    queries (B, Q), P in all."""
+    rewards: the learned and the true one, functions (query, response) -> (B,); the true
+    one may be None. batches: queries (B, Q), P in all."""
     T, temperature, truncate = sampling
     reward, true = rewards
     parts = []
@@ -105,7 +106,9 @@ def sample_and_score(model, rho, rewards, batches, sampling, n=1):
         if model is not rho:
             ref_logprobs = response_logprobs(rho, query, response, temperature)
         kl = response_kl(logprobs, ref_logprobs, mask_before(truncate(response)[0], T))
-        fields = [response, reward(query, response), true(query, response), kl]
+        score = reward(query, response)
+        judged = true(query, response) if true else torch.full_like(score, math.nan)
+        fields = [response, score, judged, kl]
         parts.append([field.unflatten(0, (-1, n)) for field in fields])
     return Samples(*[torch.cat(field) for field in zip(*parts)])
 
@@ -251,7 +254,10 @@ def reward_model_results(cfg, r, tokenizer, held_out):
     labelers, and how often two of them agree. Given labels tell only the choices."""
     questions = [c.samples for c in held_out]
     if cfg.labels:
-        p = np.eye(4)[[c.best for c in held_out]]                    # (n, 4)
+        # A choice is of a text. Where that stands twice, each place has half of it.
+        p = np.array([[text == c.samples[c.best] for text in c.samples]
+                      for c in held_out], dtype=float)               # (n, 4)
+        p /= p.sum(axis=1, keepdims=True)
         labels = {"agreement": None, "source": cfg.labels}
         limits = {"best_accuracy": None, "best_loss": None}
     else:
@@ -295,8 +301,8 @@ def best_of_n_results(of_rho, sampling, tokenizer):
         if k <= of_rho.score.size(1):
             best = columns_of(of_rho, best_of(k, of_rho.score))
             found.append({"n": k, "kl_bound": math.log(k) - (k - 1) / k,
-                          "gain": (best.score.mean() - of_rho.score.mean()).item(),
-                          "true_gain": (best.true.mean() - of_rho.true.mean()).item(),
+                          "gain": number(best.score.mean() - of_rho.score.mean()),
+                          "true_gain": number(best.true.mean() - of_rho.true.mean()),
                           "sameness": sameness(best.response[:, :64], sampling,
                                                tokenizer)})
     return found
@@ -310,10 +316,15 @@ def rewards_and_kl(cfg, rho, pi, rewards, batches, sampling, progress):
     seeded(cfg.seed, "reward of rho")
     of_rho = sample_and_score(rho, rho, rewards, progress(batches), sampling)
     return {"kl": of_pi.kl.mean().item(), "kl_target": cfg.kl_target,
-            "reward": of_pi.score.mean().item(),
-            "true_reward": of_pi.true.mean().item(),
-            "zero_shot_reward": of_rho.score.mean().item(),
-            "zero_shot_true_reward": of_rho.true.mean().item()}
+            "reward": number(of_pi.score.mean()),
+            "true_reward": number(of_pi.true.mean()),
+            "zero_shot_reward": number(of_rho.score.mean()),
+            "zero_shot_true_reward": number(of_rho.true.mean())}
+
+
+def number(a):
+    """A tensor of one element, as results.json has it: None where nothing is known."""
+    return None if a.isnan() else a.item()
 
 
 def evaluate(cfg, rho, pi, rewards, queries, sampling, tokenizer, train, progress):
@@ -344,7 +355,9 @@ def evaluate(cfg, rho, pi, rewards, queries, sampling, tokenizer, train, progres
                                                 tokenizer)
     if "optimal_gain" in policy:
         policy["optimal_reward"] = policy["zero_shot_reward"] + policy["optimal_gain"]
-    wins = win_rates(cfg, rho, pi, batches, sampling, tokenizer, train, progress)
+    wins = {}
+    if rewards[1] is not None:
+        wins = win_rates(cfg, rho, pi, batches, sampling, tokenizer, train, progress)
     return {"policy": policy, "win_rate": wins, "frontier": frontier,
             "best_of_n": best_of_n}
 
@@ -415,13 +428,15 @@ def closing_table(results):
         best = f"best possible {r['best_accuracy']:.3f}, {r['best_loss']:.3f}"
     rows = [
         ("language model", f"loss {lm['loss']:.3f}", f"unigram {lm['unigram_loss']:.3f}"),
-        ("reward model", f"accuracy {r['accuracy']:.3f}, loss {r['loss']:.3f}", best),
+        (f"reward model, {r['n']} questions",
+         f"accuracy {r['accuracy']:.3f}, loss {r['loss']:.3f}", best),
         ("KL(pi, rho)", f"{policy['kl']:.2f} nats",
          f"target {policy['kl_target'] or 'none'}"),
         ("reward of pi", f"{policy['reward']:+.2f}",
-         f"zero-shot {policy['zero_shot_reward']:+.2f}"),
-        ("true reward of pi", f"{policy['true_reward']:+.2f}",
-         f"zero-shot {policy['zero_shot_true_reward']:+.2f}")]
+         f"zero-shot {policy['zero_shot_reward']:+.2f}")]
+    if policy["true_reward"] is not None:
+        rows.append(("true reward of pi", f"{policy['true_reward']:+.2f}",
+                     f"zero-shot {policy['zero_shot_true_reward']:+.2f}"))
     if policy["share_of_optimum"] is not None:
         share = f"{policy['share_of_optimum']:.1%}"
         if policy["share_stderr"] is not None:
@@ -470,7 +485,8 @@ def draw_figure(path, results, log):
     scores, kls = [m["score"] for m in log], [m["kl"] for m in log]
 
     axes["A"].plot(episodes, scores, "C0-", label="learned reward r")
-    axes["A"].plot(episodes, [m["true"] for m in log], "C1--", label="true reward")
+    if "true" in log[0]:
+        axes["A"].plot(episodes, [m["true"] for m in log], "C1--", label="true reward")
     axes["A"].set(title="Reward", ylabel="standard deviations over rho")
     axes["B"].plot(episodes, kls, "C0-", label="KL(pi, rho)")
     if policy["kl_target"]:

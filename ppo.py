@@ -267,11 +267,13 @@ def ppo_update(pi, optimizer, batch, beta, cfg):
     mask = batch.response_mask
     score = batch.score.mean().item()
     kl = response_kl(batch.logprobs, batch.ref_logprobs, mask).mean().item()
-    residual = (returns - batch.values)[mask].var(unbiased=False)
-    variance = returns[mask].var(unbiased=False).clamp(min=1e-8)
-    explained_variance = 1 - residual / variance
+    residual = (returns - batch.values)[mask].var(unbiased=False).item()
+    variance = returns[mask].var(unbiased=False).item()
+    explained_variance = 0.0                     # where there is nothing to explain
+    if variance > 1e-8:
+        explained_variance = 1 - residual / variance
     stats = {"score": score, "kl": kl, "beta": beta, "total": score - beta * kl,
-             "explained_variance": explained_variance.item()}
+             "explained_variance": explained_variance}
     for key in steps[0]:
         stats[key] = sum(step[key] for step in steps) / len(steps)
     if pi.value_head is None:            # nothing to tell of a V that is not there

@@ -7,11 +7,11 @@ Out: r, with mean 0 and variance 1 on samples of rho
 Not here: simulated labelers (stories.py), people (extras/label.py), what r is for
 (ppo.py)
 
-Letters: N comparisons, B sequences, S tokens of query and response together, C channels;
-b is the best of 0 .. 3.
+Letters: N comparisons, of K samples each (four here), B sequences, S tokens of query and
+response together, C channels; b is the best of 0 .. K - 1.
 
-Omitted: pairwise comparisons, which tell less than a choice among four; weight decay and
-gradient clipping, which the released code does not have either.
+Omitted: weight decay and gradient clipping, which the released code does not have either.
+Pairs, which tell less than a choice among four, are read as well: K is 2.
 """
 
 import copy
@@ -33,7 +33,7 @@ from text import UserError, decode_responses, sample_queries
 
 class Comparison(NamedTuple):
     query: str
-    samples: list          # of four strings
+    samples: list          # of four strings; of given pairs, two
     best: int              # 0 .. 3
 
 
@@ -53,20 +53,21 @@ def parse_comparison(line):
     """The Comparison of one line; ValueError says what is wrong with it."""
     try:
         fields = json.loads(line)
-        samples = [fields[f"sample{k}"] for k in range(4)]
+        n = 2 if "sample2" not in fields and "sample3" not in fields else 4
+        samples = [fields[f"sample{k}"] for k in range(n)]
         c = Comparison(fields["query"], samples, fields["best"])
     except (ValueError, TypeError, KeyError, RecursionError) as e:
-        raise ValueError(f'not a comparison ({type(e).__name__}: {e}); one is {{"query": '
-                         '..., "sample0": ..., to "sample3": ..., "best": 0 to 3}'
-                         ) from None
+        what = f"{e} is missing" if isinstance(e, KeyError) else "not a comparison"
+        raise ValueError(f'{what}; one is {{"query": ..., "sample0": ..., to "sample3": '
+                         '..., "best": 0 to 3}') from None
     for text in [c.query, *c.samples]:
         if not isinstance(text, str):
-            raise ValueError("the query and the four samples must be texts")
+            raise ValueError("the query and the samples must be texts")
         text.encode()                # a ValueError where half a character stands alone
     if not c.query.strip():
         raise ValueError("the query is empty")   # a sample may be: rho may say nothing
-    if type(c.best) is not int or not 0 <= c.best <= 3:
-        raise ValueError(f"best is {c.best!r}, but must be 0, 1, 2 or 3")
+    if type(c.best) is not int or not 0 <= c.best < n:
+        raise ValueError(f"best is {c.best!r}, but must be one of 0 to {n - 1}")
     return c
 
 
@@ -84,9 +85,15 @@ def read_comparisons(path):
             comparisons.append(parse_comparison(line))
         except ValueError as e:
             raise UserError(f"{path}, line {number}: {e}") from None
+    check_comparisons(path, comparisons)
+    return comparisons
+
+
+def check_comparisons(path, comparisons):
     if not comparisons:
         raise UserError(f"{path}: no comparisons in this file")
-    return comparisons
+    if len({len(c.samples) for c in comparisons}) > 1:
+        raise UserError(f"{path}: some comparisons have two samples and some four")
 
 
 def split_comparisons(path):
@@ -185,7 +192,8 @@ class RewardModel(nn.Module):
 def best_of_four_loss(r, b):
     """Eq. 1, negated so that it falls: -log( exp r(x, y_b) / sum_i exp r(x, y_i) ).
 
-    r (N, 4), b (N,) -> nats. Only differences count; equal scores cost log 4 = 1.386."""
+    r (N, K), b (N,) -> nats. Only differences count; four equal scores cost log 4 =
+    1.386. Of two, this is the loss of Bradley and Terry."""
     chosen = r.gather(1, b[:, None])[:, 0]                           # (N,)
     return (r.logsumexp(dim=1) - chosen).mean()
 
@@ -202,16 +210,16 @@ def score_in_batches(score, tokens, lengths, size=512):
 def train_reward_model(r, tokens, lengths, best, lr, batches):
     """Train r in place, at a rate that falls linearly to 0; return each step's loss.
 
-    tokens (N, 4, S), lengths (N, 4), best (N,), as `collate` makes them. batches: for
+    tokens (N, K, S), lengths (N, K), best (N,), as `collate` makes them. batches: for
     each step, rows of these. One epoch, as in the paper: a second overfits."""
     device = r.trunk.device
     optimizer = torch.optim.Adam(r.parameters(), eps=1e-5, fused=True)
     losses = []
     for step, rows in enumerate(batches):
         set_learning_rate(optimizer, lr * (1 - step / len(batches)))
-        n = lengths[rows]                                            # (B, 4)
-        t = tokens[rows, :, :n.max()]                                # (B, 4, S)
-        scores = r(t.flatten(0, 1).to(device), n.flatten().to(device)).view(-1, 4)
+        n = lengths[rows]                                            # (B, K)
+        t = tokens[rows, :, :n.max()]                                # (B, K, S)
+        scores = r(t.flatten(0, 1).to(device), n.flatten().to(device)).view(n.shape)
         loss = best_of_four_loss(scores, best[rows].to(device))
         losses.append(loss.item())
         check_finite(loss.item(), "loss", f"reward model, step {step + 1}")
@@ -253,11 +261,11 @@ def normalize(r, tokens, lengths):
 def evaluate_reward_model(r, tokens, lengths, p):
     """Accuracy and loss of r on comparisons, as `collate` makes them, that it never saw.
 
-    p (N, 4): the probability that each option is chosen; where only the choice is known,
+    p (N, K): the probability that each option is chosen; where only the choice is known,
     1 for it. accuracy: how often r's favorite is chosen. loss: eq. 1, in nats."""
     device = r.trunk.device
     tokens, lengths, p = tokens.to(device), lengths.to(device), p.to(device)
-    scores = score_in_batches(r, tokens.flatten(0, 1), lengths.flatten()).view(-1, 4)
+    scores = score_in_batches(r, tokens.flatten(0, 1), lengths.flatten()).view(p.shape)
     favorite = scores.argmax(dim=1, keepdim=True)
     return {"accuracy": p.gather(1, favorite).mean().item(),
             "loss": -(p * scores.log_softmax(dim=1)).sum(dim=1).mean().item()}

@@ -11,7 +11,8 @@ stylistic continuation, the tasks of section 3.1, by the steps of section 2.
 
 A run leaves rho.pt, labels.jsonl, reward.pt, policy.pt, metrics.jsonl, samples.txt,
 figure.png and results.json in its folder, out/<task>-seed<seed>. After a stop, the same
-command keeps the stages that are done, and starts again at the one that was cut off.
+command keeps the stages that are done, and starts again at the one that was cut off; PPO
+goes on from its last checkpoint.
 """
 
 import argparse
@@ -42,8 +43,8 @@ from reward import (Comparison, RewardModel, generate_questions, learned_reward,
                     normalize, samples_of_rho, split_comparisons, train_reward_model,
                     write_comparisons)
 from text import (QuerySampler, Tokenizer, UserError, collate, extract_queries,
-                  query_batches, sentence_windows, split_passages, train_bpe,
-                  truncate_at_period)
+                  query_batches, read_passages, sentence_windows, split_passages,
+                  train_bpe, truncate_at_period)
 
 try:
     import fcntl
@@ -69,6 +70,8 @@ class Config:
     quick: bool = setting(False, "every stage in miniature")
     rho: str = setting("", "a rho.pt to start from; its shape and queries are kept")
     labels: str = setting("", "a labels.jsonl to learn r from, not simulated labels")
+    text: str = setting("", "a file, or a folder of *.txt, for rho to read, not stories")
+    simulated_judge: bool = setting(False, "with --labels: simulated labelers vote too")
 
     passages: int = setting(20000, "stories to write")
     share: float = setting(0.1, "of the stories, kept for each of r, pi, evaluation")
@@ -111,6 +114,8 @@ class Config:
     lam: float = setting(0.95, "GAE's lambda; PPO2 and released: 0.95", least=0)
     vf_coef: float = setting(0.5, "of the value loss; PPO2: 0.5; released: 0.1", least=0)
     whiten_rewards: bool = setting(False, "scale rewards to deviation 1; released: yes")
+    save_every: int = setting(16, "updates between checkpoints of PPO; 0: none", least=0)
+    keep_every: int = setting(0, "updates between policies kept; 0: the last", least=0)
 
     eval_queries: int = setting(1024, "held-out queries of an evaluation; paper: 1024")
     supervised_lr: float = setting(5e-4, "of the supervised baseline; 0: none", least=0)
@@ -121,6 +126,10 @@ class Config:
 QUICK = dict(n_embd=64, passages=2500, lm_steps=450, lm_lr=1e-2, n_labels=1000,
              episodes=2560, lr=1.2e-3, beta=0.3, eval_queries=256, optimum_queries=16,
              optimum_samples=128)
+
+
+# here: for --text, with as many steps as its size allows (see `settings_of_text`).
+TEXT = dict(share=0.15, vocab_size=2048, query_min=8, query_max=80, response_length=48)
 
 
 # --- the five stages --------------------------------------------------------------------
@@ -177,7 +186,10 @@ def train_reward(cfg, rho, tokenizer, comparisons, queries, sampling, progress):
 
 
 def train_policy(cfg, rho, reward, true, queries, sampling, progress):
-    """Eq. 2, 2.2: pi, by PPO. Every update leaves a line in metrics.jsonl."""
+    """Eq. 2, 2.2: pi, by PPO. Every update leaves a line in metrics.jsonl.
+
+    true may be None, where nobody is there to judge. After a stop it goes on from the
+    last checkpoint, and ends as if it had never stopped."""
     pi = Policy(rho, cfg.critic)
     kl_control = AdaptiveKL(cfg.beta, cfg.kl_target, cfg.K)
     optimizer = policy_optimizer(pi, cfg)
@@ -185,8 +197,12 @@ def train_policy(cfg, rho, reward, true, queries, sampling, progress):
     group_size = cfg.group_size if cfg.critic == "none" else 1
     updates = math.ceil(cfg.episodes / cfg.batch_size)
     to_zero = LinearLR(optimizer, 1.0, 0.0, updates)
-    with open(f"{cfg.out}/metrics.jsonl", "w") as metrics:
-        for update in progress(range(updates)):
+    folder = Path(cfg.out)
+    done = 0
+    if (folder / "checkpoint.pt").exists():
+        done = load_checkpoint(folder, pi, optimizer, to_zero, kl_control, progress)
+    with open_metrics(folder / "metrics.jsonl", done) as metrics:
+        for update in progress(range(done, updates)):
             query = sampler.sample(cfg.batch_size, group_size)
             batch = rollout(pi, rho, reward, query, sampling)
             stats = ppo_update(pi, optimizer, batch, kl_control.beta, cfg)
@@ -196,15 +212,64 @@ def train_policy(cfg, rho, reward, true, queries, sampling, progress):
             for key, value in stats.items():
                 check_finite(value, key, f"policy, update {update + 1} of {updates}")
             stats["episode"] = (update + 1) * cfg.batch_size
-            stats["true"] = true(batch.query, batch.response).mean().item()
+            if true is not None:
+                stats["true"] = true(batch.query, batch.response).mean().item()
             metrics.write(json.dumps(stats) + "\n")
             metrics.flush()
             progress.note = f"r {stats['score']:+.2f}, KL {stats['kl']:.2f}"
+            done = update + 1
+            if cfg.save_every and done % cfg.save_every == 0:
+                save_checkpoint(folder, done, pi, optimizer, to_zero, kl_control,
+                                progress)
+            if cfg.keep_every and done % cfg.keep_every == 0:
+                save(folder / f"policy-{done}.pt", policy=pi.trunk.state_dict())
 
     # What an update reports is from before its steps. So: is pi sound after the last?
-    batch = rollout(pi, rho, reward, query, sampling)
+    batch = rollout(pi, rho, reward, sampler.sample(cfg.batch_size, group_size), sampling)
     check_finite(batch.logprobs.mean().item(), "log-probability", "policy, at the end")
     return pi
+
+
+def save_checkpoint(folder, done, pi, optimizer, to_zero, kl_control, progress):
+    """checkpoint.pt: all that PPO needs to go on after `done` updates."""
+    save(folder / "checkpoint.pt", done=done, policy=pi.state_dict(),
+         optimizer=optimizer.state_dict(), schedule=to_zero.state_dict(),
+         beta=kl_control.beta, random=random_state(pi.trunk.device),
+         seconds=time.time() - progress.started)
+
+
+def load_checkpoint(folder, pi, optimizer, to_zero, kl_control, progress):
+    """Everything as save_checkpoint found it. -> the number of updates that are done."""
+    path = folder / "checkpoint.pt"
+    with reading(path):
+        saved = load_saved(path)
+        pi.load_state_dict(saved["policy"])
+        optimizer.load_state_dict(saved["optimizer"])
+        to_zero.load_state_dict(saved["schedule"])
+        kl_control.beta = saved["beta"]
+        torch.set_rng_state(saved["random"][0])
+        if pi.trunk.device.type == "cuda":
+            torch.cuda.set_rng_state(saved["random"][1])
+        progress.started -= saved["seconds"]
+        return saved["done"]
+
+
+def random_state(device):
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state())
+    return states
+
+
+def open_metrics(path, done):
+    """metrics.jsonl, open to add to the lines of the updates that are done."""
+    lines = path.read_text().splitlines(keepends=True) if done else []
+    if len(lines) < done:
+        raise UserError(f"{path} has {len(lines)} lines, but checkpoint.pt is of update "
+                        f"{done}; delete checkpoint.pt to start PPO again")
+    with whole_file(path) as part:
+        part.write_text("".join(lines[:done]))
+    return open(path, "a")
 
 
 # --- a run ------------------------------------------------------------------------------
@@ -220,9 +285,7 @@ def run(cfg):
         copy_once(cfg.rho, folder / "rho.pt")
     if not (folder / "rho.pt").exists():
         with stage(cfg, "language_model") as progress:
-            rng = random.Random(cfg.seed)
-            passages = [stories.passage(rng) for _ in range(cfg.passages)]
-            parts = split_passages(passages, cfg.share)
+            parts = split_passages(passages_of(cfg), cfg.share)
             rho, tokenizer = new_model(cfg, parts["train"])
             queries, losses = pretrain(cfg, rho, tokenizer, parts, progress)
             save_rho(folder / "rho.pt", rho, tokenizer, queries, losses)
@@ -247,13 +310,16 @@ def run(cfg):
             save(folder / "reward.pt", reward=r.state_dict())
     r = load(RewardModel(rho), folder / "reward.pt", "reward")
     reward = learned_reward(r, sampling)
-    true = true_reward(cfg.task, tokenizer, sampling, held_out)
+    true = None              # a person's labels are not judged by simulated labelers
+    if cfg.simulated_judge or not cfg.labels:
+        true = true_reward(cfg.task, tokenizer, sampling, held_out)
 
     if not (folder / "policy.pt").exists():
         with stage(cfg, "policy") as progress:
             pi = train_policy(cfg, rho, reward, true, queries["policy"], sampling,
                               progress)
             save(folder / "policy.pt", policy=pi.trunk.state_dict())
+        (folder / "checkpoint.pt").unlink(missing_ok=True)
     pi = load(copy.deepcopy(rho), folder / "policy.pt", "policy")
 
     if not (folder / "results.json").exists():
@@ -270,16 +336,28 @@ def run(cfg):
     print_results(folder)
 
 
+def passages_of(cfg):
+    """What rho learns from: the text that is given, or stories."""
+    if cfg.text:
+        return read_passages(Path(cfg.text))
+    rng = random.Random(cfg.seed)
+    return [stories.passage(rng) for _ in range(cfg.passages)]
+
+
 def write_results(folder, results, samples):
     """What a person looks at; results.json last, for with it the run is whole."""
     with reading(folder / "metrics.jsonl"):
         lines = (folder / "metrics.jsonl").read_text().splitlines()
         log = [json.loads(line) for line in lines]
+        for name in ("episode", "score", "kl", "beta"):
+            [float(line[name]) for line in log]
         beta, episodes = log[-1]["beta"], log[-1]["episode"]
-    seconds = read_json(folder / "seconds.json")         # not of stages that were given
-    results["seconds"] = {name: seconds.get(name, 0.0) for name in STAGES}
+    with reading(folder / "seconds.json"):
+        seconds = read_json(folder / "seconds.json")     # not of stages that were given
+        seconds = {name: float(seconds.get(name, 0.0)) for name in STAGES}
+    results["seconds"] = seconds
     results["policy"].update(beta=beta, episodes=episodes, episodes_per_second=None)
-    if seconds.get("policy"):
+    if seconds["policy"] > 0:
         results["policy"]["episodes_per_second"] = episodes / seconds["policy"]
     with whole_file(folder / "samples.txt") as part:
         part.write_text(samples, "utf-8")
@@ -293,7 +371,8 @@ def print_results(folder):
     results = read_json(folder / "results.json")
     with reading(folder / "results.json"):
         table = closing_table(results)
-    blocks = (folder / "samples.txt").read_text("utf-8").split("\n\n")
+    with reading(folder / "samples.txt"):
+        blocks = (folder / "samples.txt").read_text("utf-8").split("\n\n")
     print("", *blocks[1:4], table, sep="\n\n")
     print(f"\nThe picture is {folder}/figure.png; 40 samples are in {folder}/samples.txt")
 
@@ -307,11 +386,10 @@ def sampling_of(cfg, tokenizer):
 @contextmanager
 def stage(cfg, name):
     """Seed a stage, show its progress, and keep the seconds it took."""
-    started = time.time()
     seeded(cfg.seed, name)
     progress = Progress(f"{STAGES.index(name) + 1}/5 {name.replace('_', ' ')}")
     yield progress
-    seconds = time.time() - started
+    seconds = time.time() - progress.started
     progress.show(f"{seconds:5.0f} s  {progress.note}")
     print()
     path = Path(cfg.out, "seconds.json")
@@ -325,6 +403,7 @@ class Progress:
 
     def __init__(self, title):
         self.title, self.note = title, ""
+        self.started = time.time()
 
     def __call__(self, batches):
         self.batches = batches
@@ -361,9 +440,10 @@ def run_folder(cfg):
     these settings, and no other process is at work in it. What is done stays."""
     folder = Path(cfg.out)
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as lock:             # released when the process ends
-        try:
-            if fcntl is not None:
+    finished = (folder / "results.json").exists()        # only read, from any disk
+    with open(os.devnull if finished else folder / "lock", "w") as lock:
+        try:                                             # released when the process ends
+            if fcntl is not None and not finished:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"another run is at work in {folder}; wait for it, or give "
@@ -413,10 +493,15 @@ def reading(path):
     """Whatever is wrong with a file, it is one sentence."""
     try:
         yield
-    except (UserError, OSError):
+    except (UserError, OSError, MemoryError):
         raise
-    except Exception as e:                   # json's, torch's, pickle's; or a missing key
-        reason = f"{type(e).__name__}: {e}".splitlines()[0]
+    except Exception as e:                   # json's, torch's; or a missing key
+        lines = str(e).strip().splitlines() or [type(e).__name__]
+        reason = lines[0]
+        if isinstance(e, KeyError):
+            reason = f"{lines[0]} is missing"
+        elif lines[0].endswith(":") and len(lines) > 1:          # load_state_dict's
+            reason = lines[1].strip()
         raise UserError(f"{path} is damaged, or not what it should be ({reason}); if a "
                         "run made it, delete it and run again") from None
 
@@ -446,11 +531,24 @@ def save(path, **parts):
         torch.save(parts, part)
 
 
+def load_saved(path):
+    """The dictionary that `save` saved: tensors, numbers and texts alone."""
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, MemoryError):
+        raise
+    except Exception:            # torch's own words advise to run what is in the file
+        saved = None
+    if not isinstance(saved, dict):
+        raise UserError(f"{path} is cut short, damaged, or not a file of tensors alone "
+                        "as torch.save writes it")
+    return saved
+
+
 def load(module, path, key):
     """The module with the weights that `save` saved under this key."""
     with reading(path):
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        module.load_state_dict(saved[key])
+        module.load_state_dict(load_saved(path)[key])
     return module
 
 
@@ -464,11 +562,53 @@ def save_rho(path, rho, tokenizer, queries, losses):
 def load_rho(path, device):
     """What save_rho saved, the model on the device."""
     with reading(path):
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        saved = load_saved(path)
+        check_rho(**saved)
         rho = GPT(**saved["shape"]).to(device)
         rho.load_state_dict(saved["weights"])
         tokenizer = Tokenizer([token.encode("latin-1") for token in saved["tokens"]])
         return rho, tokenizer, saved["queries"], saved["losses"]
+
+
+def check_rho(shape, weights, tokens, queries, losses):
+    """ValueError where the parts of a rho.pt do not fit; all else can then trust it."""
+    def need(holds, what):
+        if not holds:
+            raise ValueError(what)
+
+    for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
+        need(type(shape[name]) is int and shape[name] > 0, f"{name} {shape[name]!r}")
+    need(shape["n_embd"] % shape["n_head"] == 0, f"{shape['n_head']} heads")
+    layers = {name.split(".")[1] for name in weights if name.startswith("h.")}
+    need(len(layers) == shape["n_layer"], f"n_layer {shape['n_layer']}")
+    for name, size in (("wte.weight", "vocab_size"), ("wpe.weight", "block_size")):
+        wanted = (shape[size], shape["n_embd"])
+        need(weights[name].shape == wanted, f"{name} is not {wanted}")
+    known = {token.encode("latin-1") for token in tokens}
+    need(len(tokens) <= shape["vocab_size"], "more tokens than vocab_size")
+    need(known >= {bytes([b]) for b in range(256)}, "a byte that is no token")
+    for part in ("reward", "policy", "evaluation"):
+        need(len(queries[part]) > 0, f"no queries for {part}")
+        for length, group in queries[part].items():
+            need(group.dtype == torch.long and group.dim() == 2 and len(group) > 0
+                 and 0 < length == group.size(1) < shape["block_size"],
+                 f"queries of {length} tokens for {part}")
+            need(0 <= group.min() and group.max() < shape["vocab_size"],
+                 f"a query for {part} with a token that is none")
+    for name in ("loss", "unigram_loss"):
+        need(math.isfinite(losses[name]), f"{name} {losses[name]!r}")
+
+
+def read_config_of(folder):
+    """The Config of a run that is there. UserError names what is none of its settings."""
+    path = folder / "config.json"
+    saved = read_json(path)
+    known = {f.name: f for f in fields(Config)}
+    for name, value in saved.items():
+        kinds = {float: (float, int)}.get(known[name].type if name in known else None)
+        if name not in known or not isinstance(value, kinds or known[name].type):
+            raise UserError(f"{path}: {name} {value!r} is no setting of this version")
+    return Config(**saved)
 
 
 # --- the command line -------------------------------------------------------------------
@@ -498,12 +638,35 @@ def read_config(argv):
             parser.add_argument(f"--{f.name}", type=f.type, metavar=kind, help=text)
     given = vars(parser.parse_args(argv))                # only what was given
     preset = QUICK if given.get("quick") else {}
+    if given.get("text") and not given.get("rho"):
+        preset = {**preset, **settings_of_text(Path(given["text"]))}
     cfg = Config(**{**preset, **given})
     check(cfg)
     folder = f"out/{cfg.task}-seed{cfg.seed}"
     if cfg.quick:
         folder += "-quick"
     return replace(cfg, device=cfg.device or devices()[0], out=cfg.out or folder)
+
+
+def settings_of_text(path):
+    """The settings for a text, where the command line gives none. here: a step of
+    training for each 1,200 characters, 100 to 2,500 of them; a novel has some 400."""
+    characters = sum(len(passage) for passage in read_passages(path))
+    return {**TEXT, "lm_steps": min(2500, max(100, characters // 1200))}
+
+
+def memory_of(cfg):
+    """About how many bytes a run takes: its models, what is kept of its texts, and the
+    largest batches."""
+    S = cfg.query_max + cfg.response_length
+    weights = (12 * cfg.n_layer * cfg.n_embd + cfg.vocab_size + S) * cfg.n_embd
+    models = 4 * weights * 10            # rho, r; pi and V with a gradient and Adam's two
+    windows = cfg.lm_steps * cfg.lm_batch * 8
+    texts = cfg.passages * 4000 + cfg.n_labels * (40 * S + 1000)
+    rows = max(cfg.batch_size, cfg.optimum_samples)
+    batch = 4 * rows * (3 * cfg.response_length * cfg.vocab_size / cfg.minibatches
+                        + 2 * cfg.n_layer * S * cfg.n_embd)
+    return models + windows + texts + batch
 
 
 def check(cfg):
@@ -536,9 +699,15 @@ def check(cfg):
     need(cfg.lam <= 1, "lam", "at most 1")
     need(cfg.K < 5, "K", "below 5, or beta could turn its sign: 1 + K e, with e >= -0.2")
     need(cfg.beta > 0 or cfg.kl_target == 0, "beta", "above 0, or --kl_target 0")
+    if hasattr(os, "sysconf"):                           # not on Windows
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if memory_of(cfg) > there:
+            raise UserError(f"these settings take some {memory_of(cfg) / 2**30:,.0f} GiB "
+                            f"of memory, and this machine has {there / 2**30:,.0f}")
     for name in ("rho", "labels"):
         path = getattr(cfg, name)
         need(not path or Path(path).is_file(), name, "a file that is there")
+    need(not cfg.text or not cfg.rho, "text", "left out with --rho, which has read one")
     if cfg.labels:
         split_comparisons(cfg.labels)                    # says what is wrong, if anything
     if cfg.rho:
@@ -562,11 +731,10 @@ def sample_command(argv):
     if not (folder / "policy.pt").exists():
         raise UserError(f"{folder} holds no finished policy; run rlhf.py first, or give "
                         "the --out of a run")
-    with reading(folder / "config.json"):
-        cfg = Config(**read_json(folder / "config.json"))
+    cfg = read_config_of(folder)
     if options.temperature is not None:
         cfg = replace(cfg, temperature=options.temperature)
-    check(replace(cfg, rho="", labels="", device=""))
+    check(replace(cfg, rho="", labels="", text="", device=""))
     if options.n < 1:
         raise UserError(f"--n is {options.n}, but must be above 0")
 
@@ -583,8 +751,9 @@ def sample_command(argv):
     torch.manual_seed(options.seed)
     prompts = [options.prompt] if options.prompt is not None else typed_prompts()
     for prompt in prompts:
+        prompt = " ".join(prompt.split())        # in one line, as all that rho has read
         ids = tokenizer.encode(prompt)
-        if not prompt.strip() or len(ids) > room:
+        if not prompt or len(ids) > room:
             complaint = (f"a prompt must have some words and at most {room} tokens; this "
                          f"one has {len(ids)}")
             if options.prompt is not None:
@@ -610,6 +779,7 @@ def typed_prompts():
 def main(argv=None):
     """Run a command; return 0, or 2 after one sentence on what the user can mend."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    open_closed_streams()
     try:
         if argv[:1] == ["sample"]:
             sample_command(argv[1:])
@@ -624,9 +794,20 @@ def main(argv=None):
         print(f"\nrlhf.py: {e}", file=sys.stderr)        # below the line of progress
     except (UserError, OSError) as e:
         print(f"rlhf.py: {e}", file=sys.stderr)
+    except MemoryError:
+        print("rlhf.py: there is not enough memory for these settings", file=sys.stderr)
     return 2
 
 
+def open_closed_streams():
+    """Whoever starts a program may close its streams (rlhf.py >&-): then nobody reads."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")
+    if hasattr(sys.stdout, "reconfigure"):       # for a terminal without every letter
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")    # for a terminal without a letter
     sys.exit(main())

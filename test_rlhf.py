@@ -5,6 +5,7 @@ Run: python -m pytest test_rlhf.py            # the core alone; no network, no o
 """
 
 import collections
+import copy
 import dataclasses
 import fcntl
 import hashlib
@@ -376,7 +377,7 @@ def test_windows_start_with_a_sentence_and_stay_in_their_passage():
     windows = text.sentence_windows(["Ab. Cd. Ef.", "Ghij.", "Klm."], tokenizer, 5)
     assert [tokenizer.decode(row) for row in windows.tolist()] == ["Ab. C", "Cd. E", "Ghij."]
     assert windows.shape == (3, 6)
-    with pytest.raises(text.UserError, match="too short: no passage of it has 100 tokens"):
+    with pytest.raises(text.UserError, match="no sentence of the text has 99 tokens behind it"):
         text.sentence_windows(["Ab."], tokenizer, 99)
 
 
@@ -387,7 +388,7 @@ def test_queries_by_hand():
     said = {name: {length: [tokenizer.decode(query) for query in group.tolist()]
                    for length, group in groups.items()} for name, groups in queries.items()}
     assert said == {"policy": {4: ["Jk."], 8: ["Cd. Jk.", "Jk. Cd.", "Cd. Ab."]}}
-    with pytest.raises(text.UserError, match="the part for policy has none of 9 to 26 tokens"):
+    with pytest.raises(text.UserError, match="for policy has no run of sentences of 9 to 26 tokens"):
         text.extract_queries({"train": [], "policy": ["Hi."]}, tokenizer, 9, 26)
 
 
@@ -681,6 +682,27 @@ def test_bad_labels_are_refused_with_their_line(tmp_path, line, words):
     with pytest.raises(text.UserError, match=words) as caught:
         reward.read_comparisons(path)
     assert "labels.jsonl, line 2" in str(caught.value)
+
+
+def test_pairs_are_comparisons_too(model, tmp_path):
+    pairs = [Comparison("q", ["a", "b"], 1), Comparison("p", ["c", ""], 0)]
+    path = tmp_path / "labels.jsonl"
+    reward.write_comparisons(path, pairs)
+    assert reward.read_comparisons(path) == pairs
+    scores = torch.tensor([[1.0, 3.0], [2.0, 0.5]])
+    by_hand = (math.log(1 + math.exp(1 - 3)) + math.log(1 + math.exp(0.5 - 2))) / 2
+    loss = reward.best_of_four_loss(scores, torch.tensor([1, 0]))
+    assert loss.item() == pytest.approx(by_hand), "Bradley and Terry's"
+    r = reward.RewardModel(model)
+    tokens, lengths = tokens_of(8, 6).view(4, 2, 6), torch.full((4, 2), 6)
+    losses = reward.train_reward_model(r, tokens, lengths, torch.tensor([0, 1, 1, 0]), 0.01,
+                                       [torch.arange(4)] * 9)
+    assert losses[-1] < losses[0]
+    p = F.one_hot(torch.tensor([0, 1, 1, 0]), 2).float()
+    assert 0 <= reward.evaluate_reward_model(r, tokens, lengths, p)["accuracy"] <= 1
+    reward.write_comparisons(path, [*pairs, Comparison("q", list("abcd"), 0)])
+    with pytest.raises(text.UserError, match="some comparisons have two samples and some four"):
+        reward.read_comparisons(path)
 
 
 def test_files_without_labels_are_refused(tmp_path):
@@ -1077,7 +1099,7 @@ def test_what_an_update_reports(model):
     assert stats["approx_kl"] > 0
     flat = batch._replace(score=torch.zeros(64), values=torch.zeros(64, 8))     # all returns 0
     stats = ppo.ppo_update(pi, optimizer, flat, 0.0, settings())
-    assert math.isfinite(stats["explained_variance"])
+    assert stats["explained_variance"] == 0, "there is nothing to explain"
 
 
 @pytest.mark.parametrize("beta, critic", [(0.5, "own"), (0.2, "shared"), (0.2, "none")])
@@ -1400,6 +1422,10 @@ def test_r_is_judged_against_the_labelers(two_minds, monkeypatch, model):
     assert found["labels"] == {"agreement": None, "source": "mine.jsonl"}
     assert found["reward_model"]["best_loss"] is None
     assert seen["p"].tolist() == [[0, 0, 1, 0]] * 3
+    # A choice is of a text: where it stands does not matter.
+    alike = [Comparison("q", ["a", "b", "a", "c"], 2), Comparison("q", ["a"] * 4, 3)]
+    evaluate.reward_model_results(given, r, tokenizer, alike)
+    assert seen["p"].tolist() == [[0.5, 0, 0.5, 0], [0.25] * 4]
 
 
 def test_what_is_compared_with_what(monkeypatch):
@@ -1655,13 +1681,25 @@ def test_a_folder_holds_one_run(copy_of_run, capsys):
     assert "--lr 0.0012, not 0.001; give another --out" in said
     assert "--rho" in said and "--labels" in said
     assert contents(copy_of_run) == before, "a refused command changes nothing"
+    results = (copy_of_run / "results.json").read_bytes()
+    (copy_of_run / "results.json").unlink()
     with open(copy_of_run / "lock", "w") as lock:            # as another process would
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert "another run is at work" in refused(command_of(copy_of_run), capsys)
+    (copy_of_run / "results.json").write_bytes(results)
     (copy_of_run / "config.json").unlink()
     assert "no config.json" in refused(command_of(copy_of_run), capsys)
     before.pop("config.json")
     assert contents(copy_of_run) == before
+
+
+def test_a_finished_run_is_only_read(copy_of_run, a_run, capsys):
+    (copy_of_run / "lock").unlink()
+    (copy_of_run / "lock").mkdir()                           # it could not be opened to write
+    assert rlhf.main(command_of(copy_of_run)) == 0
+    assert "pi over zero-shot" in capsys.readouterr().out
+    (copy_of_run / "results.json").unlink()
+    assert "lock" in refused(command_of(copy_of_run), capsys)
 
 
 def test_a_folder_without_a_finished_stage_may_change_its_mind(tmp_path, monkeypatch):
@@ -1685,9 +1723,18 @@ def test_a_run_from_the_parts_of_another(a_run, tmp_path, capsys):
     assert files["labels.jsonl"] == contents(a_run)["labels.jsonl"]
     results = results_of(tmp_path / "o")
     assert results["labels"] == {"agreement": None, "n": 30, "source": str(a_run / "labels.jsonl")}
-    assert set(results["win_rate"]) == {"zero_shot"} and results["frontier"] == []
+    assert results["win_rate"] == {} and results["frontier"] == []
+    policy = results["policy"]
+    assert policy["true_reward"] is policy["zero_shot_true_reward"] is None, "nobody judges"
     said = capsys.readouterr().out
     assert "target none" in said and "optimum" not in said
+    assert "reward model, 8 questions " in said and "true reward" not in said
+    assert '"true"' not in (tmp_path / "o" / "metrics.jsonl").read_text()
+    judged = command_of(tmp_path / "j") + given + more + ["--simulated_judge"]
+    assert rlhf.main(judged) == 0
+    results = results_of(tmp_path / "j")
+    assert set(results["win_rate"]) == {"zero_shot"}
+    assert isinstance(results["policy"]["true_reward"], float)
     assert "--response_length is 25, but must be at most 24" in refused(
         command_of(tmp_path / "p") + given + ["--response_length", "25"], capsys)
     assert "policy.pt is damaged" in refused(
@@ -1749,14 +1796,64 @@ def test_responses_of_one_token(tmp_path):
 
 @pytest.mark.parametrize("name, content", [
     ("rho.pt", b"damaged"), ("labels.jsonl", b"{}\n"), ("reward.pt", b""), ("policy.pt", None),
-    ("config.json", b"[]"), ("metrics.jsonl", b"{}\n")])
+    ("config.json", b"[]"), ("metrics.jsonl", b"{}\n"), ("metrics.jsonl", b'{"episode": "a"}'),
+    ("seconds.json", b'{"policy": "long"}'), ("results.json", b"{}"), ("samples.txt", b"\xff")])
 def test_damaged_files_are_one_sentence(name, content, copy_of_run, capsys):
-    (copy_of_run / "results.json").unlink()
+    if name not in ("results.json", "samples.txt"):
+        (copy_of_run / "results.json").unlink()
     if content is None:
         torch.save([1], copy_of_run / name)
     else:
         (copy_of_run / name).write_bytes(content)
     assert name in refused(command_of(copy_of_run), capsys)
+
+
+@pytest.mark.parametrize("change, words", [
+    (lambda saved: saved["shape"].update(n_head=0), "n_head 0"),
+    (lambda saved: saved["shape"].update(n_head=3), "3 heads"),
+    (lambda saved: saved["shape"].update(n_layer=10 ** 9), "n_layer 1000000000"),
+    (lambda saved: saved["shape"].update(vocab_size="many"), "vocab_size 'many'"),
+    (lambda saved: saved["shape"].update(block_size=10 ** 9), "wpe.weight is not"),
+    (lambda saved: saved["shape"].pop("n_embd"), "'n_embd' is missing"),
+    (lambda saved: saved.pop("losses"), "losses"),
+    (lambda saved: saved.update(extra=1), "extra"),
+    (lambda saved: saved["tokens"].remove("."), "a byte that is no token"),
+    (lambda saved: saved["tokens"].extend("ab" * 999), "more tokens than vocab_size"),
+    (lambda saved: saved["queries"].pop("policy"), "'policy' is missing"),
+    (lambda saved: saved["queries"]["policy"].clear(), "no queries for policy"),
+    (lambda saved: saved["queries"]["reward"].update({9: torch.zeros(2, 8)}), "of 9 tokens"),
+    (lambda saved: next(iter(saved["queries"]["evaluation"].values())).fill_(10 ** 6),
+     "a query for evaluation with a token that is none"),
+    (lambda saved: saved["weights"].pop("ln_f.bias"), "ln_f.bias"),
+    (lambda saved: saved["losses"].update(loss=math.nan), "loss nan")])
+def test_a_rho_whose_parts_do_not_fit(change, words, a_run, tmp_path, capsys):
+    saved = torch.load(a_run / "rho.pt", weights_only=True)
+    change(saved)
+    torch.save(saved, tmp_path / "rho.pt")
+    said = refused(command_of(tmp_path / "o") + ["--rho", str(tmp_path / "rho.pt")], capsys)
+    assert "rho.pt is damaged" in said and words in said
+
+
+@pytest.mark.parametrize("content", [b"a short note", b"", bytes(range(256)) * 9])
+def test_what_is_no_file_of_tensors(content, a_run, tmp_path, capsys):
+    (tmp_path / "n.pt").write_bytes(content)
+    said = refused(command_of(tmp_path / "o") + ["--rho", str(tmp_path / "n.pt")], capsys)
+    assert "n.pt is cut short, damaged, or not a file of tensors" in said
+    assert "weights_only" not in said, "no advice to run what is in the file"
+
+
+def test_a_run_of_another_version(copy_of_run, capsys):
+    config = json.loads((copy_of_run / "config.json").read_text())
+    for name, value in (("dropout", 0.1), ("lr", "fast"), ("seed", None)):
+        (copy_of_run / "config.json").write_text(json.dumps({**config, name: value}))
+        said = refused(["sample", "--out", str(copy_of_run), "--prompt", "Hi."], capsys)
+        assert f"config.json: {name} {value!r} is no setting of this version" in said
+
+
+def test_closed_streams_are_no_traceback(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert rlhf.main(["--task", "joy"]) == 2
 
 
 def test_a_full_disk_is_one_sentence(tmp_path):
@@ -1820,7 +1917,10 @@ def test_a_stop_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     (["--critic", "mine"], "--critic is 'mine', but must be own or shared or none"),
     (["--critic", "none", "--group_size", "3"], "--batch_size is 128, but must be a multiple"),
     (["--device", "abacus"], "--device is 'abacus', but must be present: "),
-    (["--passages", "3"], "the text is too short"),
+    (["--passages", "3"], "3 passages are too few: a share of 0.1 of them is none"),
+    (["--n_embd", "100000"], "GiB of memory, and this machine has"),
+    (["--n_labels", "1000000000"], "GiB of memory, and this machine has"),
+    (["--rho", __file__, "--text", __file__], "--text is"),
     (["--learning_rate", "1"], "unrecognized arguments: --learning_rate 1"),
     (["--lr", "fast"], "argument --lr: invalid float value: 'fast'")])
 def test_what_the_user_can_mend_is_one_sentence(options, words, tmp_path, capsys):
@@ -1853,6 +1953,26 @@ def test_the_default_is_not_a_miniature(monkeypatch):
     quick = rlhf.read_config("--quick --lm_steps 7 --task descriptiveness --seed 2".split())
     assert (quick.lm_steps, quick.n_embd) == (7, 64)
     assert quick.out == "out/descriptiveness-seed2-quick"
+
+
+def test_a_text_in_place_of_the_stories(tmp_path, monkeypatch):
+    rng = random.Random(1)
+    told = [stories.passage(rng).replace("Mara", "Zyzx") for _ in range(120)]
+    (tmp_path / "novel.txt").write_text(" ".join(told))
+    cfg = rlhf.read_config(["--text", str(tmp_path / "novel.txt"), "--n_embd", "64"])
+    assert (cfg.vocab_size, cfg.response_length, cfg.n_embd) == (2048, 48, 64)
+    assert cfg.lm_steps == 100, "for a short text"
+    (tmp_path / "tome.txt").write_text("It was so. " * 60_000)
+    assert rlhf.settings_of_text(tmp_path / "tome.txt")["lm_steps"] == 60_000 * 11 // 1200
+
+    monkeypatch.setattr(stories, "passage", None)
+    given = ["--text", str(tmp_path / "novel.txt"), "--query_max", "30"]
+    given += ["--response_length", "24", "--share", "0.2"]
+    assert rlhf.main(command_of(tmp_path / "o") + given) == 0
+    _, tokenizer, queries, _ = rlhf.load_rho(tmp_path / "o" / "rho.pt", "cpu")
+    said = [tokenizer.decode(query.tolist()) for group in queries["policy"].values()
+            for query in group]
+    assert any("Zyzx" in query for query in said)
 
 
 def test_progress_fits_its_terminal(monkeypatch, capsys):
@@ -1891,6 +2011,51 @@ def test_the_loop_of_ppo(model, monkeypatch, tmp_path):
     for m, ((_, rho, reward_of, query, _), batch) in zip(log, rollouts):
         assert rho is model and reward_of is first_token and len(query) == 16
         assert m["true"] == pytest.approx(batch.response[:, 1].float().mean().item())
+
+
+@pytest.mark.parametrize("critic", ["own", "shared", "none"])
+def test_ppo_goes_on_as_if_it_had_never_stopped(critic, model, tmp_path, monkeypatch):
+    def train(folder):
+        folder.mkdir(exist_ok=True)
+        torch.manual_seed(5)                                 # as `stage` does
+        cfg = rlhf.Config(out=str(folder), device="cpu", episodes=80, batch_size=16, lr=1e-2,
+                          save_every=2, kl_target=1.0, critic=critic)
+        pi = rlhf.train_policy(cfg, model, first_token, None, {5: tokens_of(99, 5)},
+                               gpt.Sampling(4, 0.7, whole), rlhf.Progress(""))
+        return pi.state_dict(), (folder / "metrics.jsonl").read_text()
+
+    weights, log = train(tmp_path / "whole")
+    update = rlhf.ppo_update
+    for stop in range(5):                                    # within its update
+        made = []
+
+        def until_stopped(*given):
+            if len(made) == stop:
+                raise KeyboardInterrupt
+            made.append(1)
+            return update(*given)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(rlhf, "ppo_update", until_stopped)
+            train(tmp_path / f"{stop}")
+        made = []
+        with monkeypatch.context() as patch:
+            patch.setattr(rlhf, "ppo_update", lambda *given: (made.append(1), update(*given))[1])
+            again, same_log = train(tmp_path / f"{stop}")
+        assert len(made) == 5 - stop // 2 * 2, "on from the last checkpoint"
+        assert same_log == log
+        assert all(torch.equal(again[name], weights[name]) for name in weights)
+    (tmp_path / "whole" / "metrics.jsonl").write_text("")
+    with pytest.raises(text.UserError, match="has 0 lines, but checkpoint.pt is of update 4"):
+        train(tmp_path / "whole")
+
+
+def test_policies_are_kept_on_the_way(model, tmp_path):
+    cfg = rlhf.Config(out=str(tmp_path), device="cpu", episodes=64, batch_size=16, keep_every=2)
+    pi = rlhf.train_policy(cfg, model, first_token, None, {5: tokens_of(99, 5)},
+                           gpt.Sampling(4, 0.7, whole), rlhf.Progress(""))
+    assert sorted(path.name for path in tmp_path.glob("policy-*")) == ["policy-2.pt", "policy-4.pt"]
+    last = rlhf.load(copy.deepcopy(model), tmp_path / "policy-4.pt", "policy")
+    assert torch.equal(last.wte.weight, pi.trunk.wte.weight)
 
 
 def test_without_a_critic_a_query_has_several_responses(model, monkeypatch, tmp_path):
@@ -1942,6 +2107,11 @@ def test_sample_says_what_rho_and_pi_do(a_run, capsys):
     assert said("--n", "2", "--seed", "6") != first
     assert said("--n", "2", "--seed", "5", "--temperature", "0.1") != first
     assert said().count("zero-shot") == 3
+
+
+def test_a_prompt_is_folded_into_one_line(a_run, capsys):
+    assert sample(a_run, "--prompt", "Mara was\n  happy.\n") == 0
+    assert capsys.readouterr().out.count(f"query       {PROMPT}\n") == 3
 
 
 def test_sample_asks_again_and_again(a_run, monkeypatch, capsys):

@@ -3,7 +3,8 @@ text.py: from text to tokens and back: BPE, sentences, queries, and where a resp
 
 Papers: Sennrich et al. 2016 (BPE for words); Radford et al. 2019, 2.2 (BPE of bytes);
 Ziegler et al. 2019, 3.1 (queries start and end at a period, responses end at one).
-In:  passages, a list of texts    Out: windows to train on, queries, comparisons as tokens
+In:  passages, a list of texts, or text files
+Out: windows to train on, queries, comparisons as tokens
 
 Letters: B batch, N windows or comparisons, Q query tokens, T response tokens, S tokens of
 both.
@@ -84,7 +85,8 @@ class Tokenizer:
     def __init__(self, tokens):
         self.tokens = tokens                     # byte strings; a token's id is its place
         self.period = tokens.index(b".")
-        ranks = {token: rank for rank, token in enumerate(tokens)}
+        # An id without bytes (another program's <|endoftext|>) is never the result.
+        ranks = {token: rank for rank, token in enumerate(tokens) if token}
         # tiktoken applies the merges in the order of their ranks, as training found them.
         self.encoding = tiktoken.Encoding(
             "ours", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens={})
@@ -94,7 +96,7 @@ class Tokenizer:
 
     def decode(self, ids):
         """Ids without bytes (GPT-2's <|endoftext|>, spare room) show nothing."""
-        known = [int(i) for i in ids if i < len(self.tokens)]
+        known = [int(i) for i in ids if i < len(self.tokens) and self.tokens[i]]
         return self.encoding.decode(known).strip()
 
     def sentence_bounds(self, ids):
@@ -109,6 +111,65 @@ class Tokenizer:
         return bounds
 
 
+# --- a text of your own, in place of the stories ----------------------------------------
+
+END_OF_TEXT = "<|endoftext|>"            # parts documents; see `read_documents`
+# The periods of these end no sentence and are left out, as British print does: Mr Elliot,
+# J R Hartley, eg. An "etc." or "plan B." that does end one is lost; "I." often does, and
+# is kept.
+ABBREVIATIONS = regex.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|Jr|Sr|Prof|Rev|Capt|Col|Gen|Hon|Esq|"
+                              r"vs|etc|e\.g|i\.e|(?!I)\p{Lu})\.(?= )")
+
+
+def read_documents(path):
+    """The documents of a file, or of all the files *.txt in a folder and its folders, in
+    one line each. A file ends its document, and so does <|endoftext|>.
+
+    Names that start with a period are other programs' files, and are left out."""
+    paths = [path]
+    if path.is_dir():
+        paths = [file for file in sorted(path.rglob("*.txt")) if file.is_file() and not
+                 any(name.startswith(".") for name in file.relative_to(path).parts)]
+    if not paths:
+        raise UserError(f"{path}: no file *.txt in this folder")
+    documents = []
+    for file in paths:
+        try:
+            text = file.read_bytes().decode("utf-8-sig")
+        except UnicodeDecodeError as e:
+            raise UserError(f"{file}: not UTF-8 text ({e.reason}, byte {e.start})"
+                            ) from None
+        if "\0" in text:
+            raise UserError(f"{file}: not a text, character {text.index(chr(0))} is a "
+                            "zero byte")
+        documents += [" ".join(part.split()) for part in text.split(END_OF_TEXT)]
+    return [document for document in documents if document]
+
+
+def split_into_passages(document, sentences=40):
+    """A document as passages of so many sentences, for want of the author's divisions."""
+    document = regex.sub(r" \.(?= |$)", ".", document)           # cut into tokens before
+    document = ABBREVIATIONS.sub(lambda match: match[0].replace(".", ""), document)
+    parts = regex.split(r"(?<=\.) ", document)
+    return [" ".join(parts[i:i + sentences]) for i in range(0, len(parts), sentences)]
+
+
+def read_passages(path):
+    """The passages of a text file, or of all those of a folder; UserError where too few
+    of its sentences end in a period, the one mark that ends a sentence here."""
+    passages = []
+    for document in read_documents(path):
+        passages += split_into_passages(document)
+    n = sum(len(regex.findall(r"\.(?= |$)", passage)) for passage in passages)
+    if n < 100:
+        counts = {mark: sum(passage.count(mark) for passage in passages)
+                  for mark in "?!;。？！।"}
+        others = ", ".join(f"{count:,} {mark}" for mark, count in counts.items() if count)
+        raise UserError(f"{path}: {n} of its periods end a sentence, and at least 100 "
+                        f"must; no other mark ends one (there are: {others or 'none'})")
+    return passages
+
+
 # --- what rho learns from, and queries it has not read ----------------------------------
 
 def split_passages(passages, share):
@@ -116,6 +177,9 @@ def split_passages(passages, share):
     `share` of all. A query that occurs in two parts is kept only in the earlier one (see
     extract_queries), so evaluation stands before the two parts that learn."""
     n = int(share * len(passages))
+    if n == 0:
+        raise UserError(f"{len(passages)} passages are too few: a share of {share} of "
+                        "them is none")
     read = len(passages) - 3 * n
     return {"train": passages[:read],
             "evaluation": passages[read + 2 * n:],
@@ -133,7 +197,9 @@ def sentence_windows(passages, tokenizer, T):
             if start + T < len(ids):
                 windows.append(ids[start:start + T + 1])
     if not windows:
-        raise UserError(f"the text is too short: no passage of it has {T + 1} tokens")
+        raise UserError(f"no sentence of the text has {T} tokens behind it in its passage"
+                        f", which are needed to train on; give a longer text, or a "
+                        "smaller --query_max or --response_length")
     return torch.tensor(windows)
 
 
@@ -159,8 +225,9 @@ def extract_queries(parts, tokenizer, shortest, longest):
                         seen.add(query)
                         found[len(query)].append(query)
         if not found and name != "train":
-            raise UserError("the text is too short, or its sentences are too long: the "
-                            f"part for {name} has none of {shortest} to {longest} tokens")
+            raise UserError(f"the part of the text for {name} has no run of sentences of "
+                            f"{shortest} to {longest} tokens; give a longer text, or "
+                            "other --query_min and --query_max")
         queries[name] = {length: torch.tensor(found[length]) for length in sorted(found)}
     del queries["train"]
     return queries
@@ -217,8 +284,8 @@ def decode_responses(response, length, tokenizer):
 
 
 def collate(comparisons, tokenizer, block_size):
-    """Comparisons (see reward.py) as tokens (N, 4, S), padded on the right, their lengths
-    (N, 4), and best (N,).
+    """Comparisons (see reward.py) as tokens (N, K, S), padded on the right, their lengths
+    (N, K), and best (N,).
 
     What is longer than the model's block_size loses its beginning."""
     rows = []

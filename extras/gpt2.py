@@ -22,7 +22,6 @@ import http.client
 import json
 import math
 import random
-import re
 import shlex
 import sys
 from dataclasses import fields, replace
@@ -37,15 +36,17 @@ import stories
 from evaluate import seeded
 from gpt import GPT
 from reward import RewardModel, parse_comparison, write_comparisons
-from rlhf import (Config, Parser, Progress, check, devices, load, load_rho, new_model,
-                  pretrain, reading, save_rho, whole_file, write_json)
-from text import Tokenizer, UserError, split_passages
+from rlhf import (Config, Parser, Progress, check, devices, load, load_rho, load_saved,
+                  new_model, open_closed_streams, pretrain, read_config_of, reading,
+                  save_rho, whole_file, write_json)
+from text import END_OF_TEXT, Tokenizer, UserError, read_passages, split_passages
 
 WEIGHTS = "https://huggingface.co/openai-community/{}/resolve/main/model.safetensors"
 LABELS = ("https://openaipublic.blob.core.windows.net/lm-human-preferences/labels/{}/"
           "offline_5k.json")
 GPT2 = ["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"]
 GPT2_VOCAB_SIZE = 50257                          # with <|endoftext|>, the last
+TOKENIZERS = ["tokenizer.json", "vocab.json", "encoder.json"]
 
 # released code: what it trains GPT-2 with. supervised_lr, and 32 for the shortest query:
 # here.
@@ -82,8 +83,9 @@ def download(url, read):
 
 # --- safetensors: 8 bytes, a JSON header, the tensors' bytes ----------------------------
 
-DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-          "U8": torch.uint8, "BOOL": torch.bool}
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16,
+          "BF16": torch.bfloat16, "I64": torch.int64, "I32": torch.int32,
+          "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool}
 
 
 class Entry(NamedTuple):
@@ -163,6 +165,8 @@ def write_safetensors(path, tensors):
 # The published matrices are (in, out), torch's are (out, in).
 TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 BUFFERS = (".attn.bias", ".attn.masked_bias")    # causal masks, in old checkpoints
+# What other programs put before the names: a wrapper's, a part's.
+PREFIXES = ("_orig_mod.", "module.", "pretrained_model.", "model.", "transformer.")
 ALLOWED = {"model_type": ["gpt2"], "layer_norm_epsilon": [1e-5],
            "activation_function": ["gelu_new", "gelu_pytorch_tanh"],
            "scale_attn_weights": [True], "scale_attn_by_inverse_layer_idx": [False]}
@@ -170,64 +174,118 @@ ALLOWED = {"model_type": ["gpt2"], "layer_norm_epsilon": [1e-5],
 
 def weights_file(name_or_path):
     """The file of weights that a name of GPT-2's (downloaded once), a folder or a path
-    means."""
+    means. Of weights in several files it is their index."""
     path = Path(name_or_path)
     if name_or_path in GPT2 and not path.exists():
         return download(WEIGHTS.format(name_or_path), read_safetensors)
     if not path.is_dir():
         return path
-    for name in ("model.safetensors", "pytorch_model.bin"):
+    names = ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
+             "pytorch_model.bin.index.json"]
+    for name in names:
         if (path / name).exists():
             return path / name
-    raise UserError(f"{path}: no model.safetensors or pytorch_model.bin in this folder")
+    raise UserError(f"{path}: none of {', '.join(names)} in this folder")
+
+
+def read_saved(path):
+    """{name: tensor, or whatever else was saved} of a file, or of all that an index
+    names."""
+    if path.suffix == ".json":
+        with reading(path):
+            shards = set(json.loads(path.read_text("utf-8-sig"))["weight_map"].values())
+            if any(Path(shard).name != shard for shard in shards):
+                raise ValueError("its files must lie beside it")
+        saved = {}
+        for shard in sorted(shards):
+            saved.update(read_saved(path.parent / shard))
+        return saved
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
+    return load_saved(path)
+
+
+def plain_name(name):
+    """A tensor's name as GPT-2's published files have it."""
+    for prefix in PREFIXES * 2:
+        name = name.removeprefix(prefix)
+    return name
 
 
 def read_weights(path):
-    """{GPT-2's name: float32 tensor} of a file in either published layout."""
-    if path.suffix == ".safetensors":
-        saved = read_safetensors(path)
-    else:
-        with reading(path):
-            saved = dict(torch.load(path, weights_only=True, map_location="cpu"))
+    """{GPT-2's name: float32 tensor}, and config: what the same file says of the shape.
+
+    The file is in a published layout, or what a training program saved: there the
+    weights are the dictionary under "model", and nanoGPT's shape that under
+    "model_args"."""
+    saved, config = read_saved(path), {}
     with reading(path):
-        tensors = {name.removeprefix("transformer."): tensor.float()
-                   for name, tensor in saved.items() if not name.endswith(BUFFERS)}
-        for name, tensor in tensors.items():
-            if not tensor.numel() or not tensor.isfinite().all():
-                raise ValueError(f"{name} is empty or not finite")
-    return tensors
+        if isinstance(saved.get("model"), dict):
+            config = dict(saved.get("model_args", {}))
+            saved = saved["model"]
+        tensors = {plain_name(name): tensor for name, tensor in saved.items()
+                   if isinstance(tensor, torch.Tensor)}
+        # One tensor has two names, and some programs keep it under the other.
+        if "wte.weight" not in tensors and "lm_head.weight" in tensors:
+            tensors["wte.weight"] = tensors["lm_head.weight"]
+        if "wte.weight" not in tensors or "wpe.weight" not in tensors:
+            some = ", ".join(list(saved)[:3])
+            raise ValueError(f"no wte.weight and wpe.weight; there are {some}, ...")
+        return tensors, config
+
+
+def heads_of(config, n_embd, path):
+    """The number of attention heads, which no tensor tells."""
+    n_head = config.get("n_head", config.get("num_attention_heads"))
+    if n_head is None and n_embd % 64 == 0:
+        n_head = n_embd // 64                    # as in all four of GPT-2's sizes
+    if n_head is None:
+        raise UserError(f"{path}: nothing says how many heads its {n_embd} channels have;"
+                        " a config.json beside it must give n_head")
+    if type(n_head) is not int or n_head < 1 or n_embd % n_head:
+        raise UserError(f"{path}: {n_head!r} heads cannot share {n_embd} channels")
+    return n_head
 
 
 def read_gpt2(path):
-    """A GPT with published weights. Its shape is that of the tensors; the heads are
-    config.json's, or have 64 channels each where there is none."""
-    config = {}
+    """A GPT with published weights. Its shape is that of the tensors, its heads are
+    config.json's. What belongs to no GPT-2 (a value head, a classifier, causal masks) is
+    left out."""
+    tensors, config = read_weights(path)
     beside = path.parent / "config.json"
     if beside.exists():
         with reading(beside):
-            config = dict(json.loads(beside.read_text("utf-8-sig")))
-    weights = read_weights(path)
-    with reading(path):
-        vocab_size, n_embd = weights["wte.weight"].shape
-        block_size = len(weights["wpe.weight"])
-    n_layer = len({name.split(".")[1] for name in weights if name.startswith("h.")})
-    n_head = config.get("n_head", max(1, n_embd // 64))
-
+            config = {**config, **json.loads(beside.read_text("utf-8-sig"))}
     odd = [name for name, values in ALLOWED.items()
            if config.get(name, values[0]) not in values]
-    output_layer = weights.pop("lm_head.weight", weights["wte.weight"])
-    if not output_layer.equal(weights["wte.weight"]):
+    output_layer = tensors.pop("lm_head.weight", tensors["wte.weight"])
+    if not output_layer.equal(tensors["wte.weight"]):
         odd.append("lm_head: it is not the embedding")
-    if type(n_head) is not int or n_head < 1 or n_embd % n_head:
-        odd.append(f"{n_head!r} heads")
     if odd:
         raise UserError(f"{path}: not a GPT-2 ({', '.join(odd)})")
 
-    for name in weights:
-        if name.endswith(TRANSPOSED):
-            weights[name] = weights[name].T.contiguous()
+    with reading(path):
+        vocab_size, n_embd = tensors["wte.weight"].shape
+        block_size = len(tensors["wpe.weight"])
+        layers = {name.split(".")[1] for name in tensors if name.startswith("h.")}
+    n_head = heads_of(config, n_embd, path)
     with torch.device("meta"):                   # no time for initial values
-        model = GPT(vocab_size, block_size, n_layer, n_head, n_embd)
+        model = GPT(vocab_size, block_size, len(layers), n_head, n_embd)
+    weights = {}
+    for name in model.state_dict():
+        if name in tensors:
+            weights[name] = tensors.pop(name).float()
+            if not weights[name].numel() or not weights[name].isfinite().all():
+                raise UserError(f"{path}: {name} is empty or not finite")
+    left = [name for name in tensors if not name.endswith(BUFFERS)]
+    if left:
+        print(f"left out of {path}, for GPT-2 has none: {', '.join(sorted(left))}")
+    # nanoGPT keeps torch's (out, in). c_attn, which is not square, tells which it is.
+    first = weights.get("h.0.attn.c_attn.weight")
+    if first is not None and len(first) == n_embd:
+        for name in weights:
+            if name.endswith(TRANSPOSED):
+                weights[name] = weights[name].T.contiguous()
     try:
         model.load_state_dict(weights, assign=True)
     except RuntimeError as e:
@@ -236,8 +294,9 @@ def read_gpt2(path):
     return model
 
 
-def write_gpt2(folder, model, tokenizer):
-    """Weights, shape and tokens: what opens GPT-2's folder opens this one."""
+def write_gpt2(folder, model, tokenizer, temperature):
+    """Weights, shape, tokens, and how to sample: what opens GPT-2's folder opens this
+    one, and says there what the model says here."""
     folder.mkdir(parents=True)
     tensors = {}
     for name, tensor in model.state_dict().items():
@@ -245,12 +304,20 @@ def write_gpt2(folder, model, tokenizer):
     write_safetensors(folder / "model.safetensors", tensors)
     shape = dict(model.shape)
     shape["n_positions"] = shape.pop("block_size")
-    # Without the zeros others would train it with dropout .1; there is no token that ends
-    # a text.
+    # Without the zeros others would train it with dropout .1. No token starts, ends or
+    # fills up a text; left out, 50256 would do so.
+    no_tokens = dict(bos_token_id=None, eos_token_id=None, pad_token_id=None)
     write_json(folder / "config.json", {
         "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", **shape,
         "layer_norm_epsilon": 1e-5, "activation_function": "gelu_new", "resid_pdrop": 0.0,
-        "embd_pdrop": 0.0, "attn_pdrop": 0.0, "eos_token_id": None})
+        "embd_pdrop": 0.0, "attn_pdrop": 0.0, **no_tokens})
+    write_json(folder / "generation_config.json", {
+        "do_sample": True, "temperature": temperature, "top_k": 0, **no_tokens})
+    # A text is encoded with the space before it, as our Tokenizer does.
+    write_json(folder / "tokenizer_config.json", {
+        "tokenizer_class": "GPT2Tokenizer", "add_prefix_space": True,
+        "model_max_length": model.shape["block_size"], "bos_token": None,
+        "eos_token": None, "unk_token": None, "pad_token": None})
     write_tokenizer(folder, tokenizer)
 
 
@@ -286,6 +353,7 @@ def write_tokenizer(folder, tokenizer):
     alphabet = bytes_to_unicode()
     ids = {token: i for i, token in enumerate(tokenizer.tokens)}
     names = {token: "".join(alphabet[b] for b in token) for token in ids}
+    names[b""] = END_OF_TEXT                     # an id without bytes
     merges = ["#version: 0.2"]
     for token in tokenizer.tokens:
         for i in range(1, len(token)):
@@ -299,21 +367,65 @@ def write_tokenizer(folder, tokenizer):
 
 
 def read_tokenizer(path):
-    """The tokens of a vocab.json, or of the tokenizer.json that newer programs write. The
-    order of their ids is that of the merges, as in GPT-2."""
-    byte_of = {letter: b for b, letter in bytes_to_unicode().items()}
+    """The Tokenizer of a vocab.json, OpenAI's encoder.json, or the tokenizer.json that
+    newer programs write. The order of the ids must be that of the merges, as in GPT-2."""
     with reading(path):
         ids = json.loads(path.read_text("utf-8-sig"))
+        special = {END_OF_TEXT}                  # ids that stand for no bytes
         if isinstance(ids.get("model"), dict):   # a token may have that name: a number
+            refuse_other_pieces(ids, path)
+            special |= {token["content"] for token in ids.get("added_tokens", [])}
+            merges = ids["model"].get("merges", [])
             ids = ids["model"]["vocab"]
-        ids = {name: i for name, i in ids.items() if name != "<|endoftext|>"}
-        names = sorted(ids, key=ids.get)
-        tokens = [bytes(byte_of[letter] for letter in name) for name in names]
-        n_bytes = sum(len(token) == 1 for token in tokens)
-        gaps = sorted(ids.values()) != list(range(len(ids)))
-        if gaps or b"" in tokens or n_bytes < 256:
-            raise ValueError("ids with gaps, or not every byte is a token")
+        else:
+            merges = read_merges(path.parent)
+        byte_of = {letter: b for b, letter in bytes_to_unicode().items()}
+        tokens = [b""] * (1 + max(ids.values()))
+        for name, i in ids.items():
+            if name not in special:
+                tokens[i] = bytes(byte_of[letter] for letter in name)
+        known = [token for token in tokens if token]
+        if len(known) < len(set(ids) - special) or len(set(known)) < len(known):
+            raise ValueError("two tokens have one id, or one token two")
+        if len(tokens) > len(ids):
+            raise ValueError("ids with gaps")
+        missing = {bytes([b]) for b in range(256)} - set(known)
+        if missing:
+            raise ValueError(f"{len(missing)} of the 256 bytes are no tokens")
+        merged = [ids["".join(pair)] for pair in merges]
+        if merged != sorted(merged):
+            raise ValueError("the ids are not in the order of the merges")
+        while not tokens[-1]:                    # behind all others it needs no place
+            tokens.pop()
         return Tokenizer(tokens)
+
+
+def read_merges(folder):
+    """The pairs of a merges.txt, or OpenAI's vocab.bpe, in their order."""
+    for name in ("merges.txt", "vocab.bpe"):
+        if (folder / name).exists():
+            lines = (folder / name).read_text("utf-8-sig").split("\n")
+            pairs = [line.rstrip("\r").split(" ") for line in lines]
+            return [pair for pair in pairs if len(pair) == 2 and pair[0] != "#version:"]
+    return []
+
+
+def refuse_other_pieces(saved, path):
+    """UserError where a tokenizer.json makes other pieces of a text than GPT-2's does, or
+    changes it first: it would give other ids."""
+    pieces, model = saved.get("pre_tokenizer") or {}, saved["model"]
+    as_gpt2 = {
+        "normalizer": not saved.get("normalizer"),
+        "pre_tokenizer": pieces.get("type") == "ByteLevel",
+        "pre_tokenizer.use_regex": pieces.get("use_regex", True),
+        "model.type": model.get("type", "BPE") == "BPE",
+        "model.dropout": not model.get("dropout"),
+        "model.continuing_subword_prefix": not model.get("continuing_subword_prefix"),
+        "model.end_of_word_suffix": not model.get("end_of_word_suffix")}
+    odd = [name for name, same in as_gpt2.items() if not same]
+    if odd:
+        raise UserError(f"{path}: a tokenizer that makes other pieces of a text than "
+                        f"GPT-2's, by its {', '.join(odd)}, cannot be used here")
 
 
 def choose_tokenizer(name, weights):
@@ -326,48 +438,12 @@ def choose_tokenizer(name, weights):
     else:
         folder = None
     if folder is not None:
-        for file in ("vocab.json", "tokenizer.json"):
+        for file in TOKENIZERS:
             if (folder / file).exists():
                 return read_tokenizer(folder / file)
         if name:
-            raise UserError(f"{folder}: no vocab.json or tokenizer.json in this folder")
+            raise UserError(f"{folder}: none of {', '.join(TOKENIZERS)} in this folder")
     return gpt2_tokenizer() if name or weights else None
-
-
-# --- text of your own -------------------------------------------------------------------
-
-def read_text(path):
-    """What a file says, or all the files *.txt of a folder and of its folders, in one
-    line."""
-    paths = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
-    if not paths:
-        raise UserError(f"{path}: no file *.txt in this folder")
-    texts = []
-    for path in paths:
-        try:
-            text = path.read_bytes().decode("utf-8-sig")
-        except UnicodeDecodeError as e:
-            raise UserError(f"{path}: not UTF-8 text ({e.reason}, byte {e.start})"
-                            ) from None
-        if "\0" in text:
-            raise UserError(f"{path}: not a text, character {text.index(chr(0))} is a "
-                            "zero byte")
-        texts.append(" ".join(text.split()))
-    return " ".join(texts)
-
-
-# The periods of these end no sentence and are left out, as British print does: Mr Elliot,
-# J R Hartley, eg. An "etc." or "plan B." that does end one is lost; "I." often does, and
-# is kept.
-ABBREVIATIONS = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|Jr|Sr|Prof|Rev|Capt|Col|Gen|Hon|Esq|vs|"
-                           r"etc|e\.g|i\.e|[A-HJ-Z])\.(?= )")
-
-
-def split_into_passages(text, sentences=40):
-    """A text as passages of so many sentences, for want of the author's own divisions."""
-    text = ABBREVIATIONS.sub(lambda match: match[0].replace(".", ""), text)
-    parts = re.split(r"(?<=\.) ", text)
-    return [" ".join(parts[i:i + sentences]) for i in range(0, len(parts), sentences)]
 
 
 # --- the labels that OpenAI released ----------------------------------------------------
@@ -443,12 +519,13 @@ def export_command(options):
     if not (run / "policy.pt").exists():
         raise UserError(f"{run} holds no finished policy; give the --out of a run")
     for name in ("rho", "r", "pi"):
-        refuse_existing(to / name, "--to")
+        refuse_existing(to / name, "folder")
+    cfg = read_config_of(run)
     rho, tokenizer, _, _ = load_rho(run / "rho.pt", "cpu")
     r = load(RewardModel(rho), run / "reward.pt", "reward")
     pi = load(copy.deepcopy(rho), run / "policy.pt", "policy")
     for name, model in (("rho", rho), ("r", r.trunk), ("pi", pi)):
-        write_gpt2(to / name, model, tokenizer)
+        write_gpt2(to / name, model, tokenizer, cfg.temperature)
     print(f"GPT-2's layout: {to / 'rho'}, {to / 'r'} and {to / 'pi'}")
 
 
@@ -489,7 +566,7 @@ def rho_command(options):
         usual = dict(lm_steps=1000 if options.text else 0, lm_lr=5e-5)
     cfg = rho_settings(options, usual)           # before anything is downloaded
     if options.text:
-        passages = split_into_passages(read_text(Path(options.text)))
+        passages = read_passages(Path(options.text))
     else:
         rng = random.Random(cfg.seed)
         passages = [stories.passage(rng) for _ in range(cfg.passages)]
@@ -549,8 +626,8 @@ def add_rho_options(parser):
     add("--weights", str, f"{', '.join(GPT2)} (downloaded once), or a folder or file in "
         "their layout; a new model if not given")
     add("--text", str, "a file, or a folder of *.txt; stories if not given")
-    add("--tokenizer", str, "gpt2, or a folder with vocab.json or tokenizer.json; if not "
-        "given, that of the weights, or one trained on the text")
+    add("--tokenizer", str, "gpt2, or a folder with tokenizer.json, vocab.json or "
+        "encoder.json; if not given, that of the weights, or one trained on the text")
     add("--out", str, "the file to make (here: 'out/rho.pt')", dest="path",
         default="out/rho.pt")
     add("--steps", int, "of training (here: 2500 from nothing; with weights 1000 on a "
@@ -584,13 +661,14 @@ def read_options(argv):
                                  allow_abbrev=False)
     export.set_defaults(command=export_command)
     export.add_argument("run", help="folder of a finished run")
-    export.add_argument("--to", help="where rho, r and pi are made; the run's own folder "
-                        "if not given")
+    export.add_argument("to", nargs="?", help="where rho, r and pi are made; the run's "
+                        "own folder if not given")
     return parser.parse_args(argv)
 
 
 def main(argv=None):
     """Run a command; return 0, or 2 after one sentence on what the user can mend."""
+    open_closed_streams()
     try:
         options = read_options(argv)
         options.command(options)

@@ -36,8 +36,8 @@ import torch
 
 from reward import (Comparison, comparison_line, generate_questions, parse_comparison,
                     read_comparisons)
-from rlhf import (Config, Parser, Progress, check, devices, load, load_rho, reading,
-                  sampling_of, whole_file)
+from rlhf import (Config, Parser, Progress, check, devices, load, load_rho,
+                  open_closed_streams, reading, sampling_of, whole_file)
 from text import UserError
 
 try:
@@ -199,7 +199,7 @@ def read_answer():
     while True:
         print("the best: 1 to 4 | s: skip | u: undo | q: quit, and Enter > ", end="",
               flush=True)
-        line = sys.stdin.readline()
+        line = sys.stdin.readline() if sys.stdin else ""         # label.py <&-
         if not line.endswith("\n"):
             raise UserError("the input has ended; every answer before is kept")
         answer = line.strip(" \r\n").lower()
@@ -265,28 +265,37 @@ def ask_command(options):
 
 
 def read_choices(path):
-    """{question: choice} of a labels.jsonl, in which nobody may contradict himself."""
+    """{question: the text that was chosen} of a labels.jsonl, in which nobody may
+    contradict himself. Where a text stands makes no difference."""
     choices = {}
     for c in read_comparisons(path):
-        question = (c.query, tuple(c.samples))
-        if choices.setdefault(question, c.best) != c.best:
+        question, chosen = key_of((c.query, c.samples)), c.samples[c.best]
+        if choices.setdefault(question, chosen) != chosen:
             raise UserError(f"{path}: answers one question twice, and differently: "
                             f"{c.query}")
     return choices
 
 
+def wilson_interval(k, n):
+    """The 95 % interval of a share of which k of n are known (Wilson 1927). It stays
+    within 0 and 1, and is never of length 0, as the standard error is where all agree."""
+    z = 1.96
+    center = (k + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * math.sqrt(k * (n - k) / n + z * z / 4)
+    return center - half, center + half
+
+
 def agreement_command(options):
-    """How often two people, by their files, chose alike where both were asked, with its
-    standard error."""
+    """How often two people, by their files, chose the same text where both were asked,
+    with its 95 % interval."""
     a, b = read_choices(options.a), read_choices(options.b)
     alike = [a[question] == b[question] for question in a if question in b]
     if not alike:
         raise UserError(f"{options.a} and {options.b} have no question in common")
     n = len(alike)
-    rate = sum(alike) / n
-    stderr = math.sqrt(rate * (1 - rate) / n)
+    low, high = wilson_interval(sum(alike), n)
     print(f"{options.a} and {options.b} agree on {sum(alike)} of {n} questions, "
-          f"{rate:.1%} +/- {stderr:.1%}; chance is 25 %")
+          f"{sum(alike) / n:.1%} ({low:.1%} to {high:.1%}); chance is 25 %")
 
 
 def read_options(argv):
@@ -317,6 +326,7 @@ def read_options(argv):
 
 def main(argv=None):
     """Run a command; return 0, or 2 after one sentence on what the user can mend."""
+    open_closed_streams()
     try:
         options = read_options(argv)
         options.command(options)
@@ -329,6 +339,6 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")    # a terminal without every letter
-    sys.stdin.reconfigure(errors="replace")              # whatever the keys send
+    if sys.stdin is not None:
+        sys.stdin.reconfigure(errors="replace")          # whatever the keys send
     sys.exit(main())

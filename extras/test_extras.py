@@ -27,14 +27,16 @@ import torch
 import reward
 import rlhf
 import stories
-from extras import gpt2, label
-from gpt import GPT
+import text
+from extras import convert, gpt2, label
+from gpt import GPT, next_token_logprobs
 from reward import Comparison, comparison_line, read_comparisons, write_comparisons
 from rlhf import load_rho
 from text import Tokenizer, UserError, split_passages, train_bpe
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(__file__).parents[2] / "shared"
+CASES = SHARED / "cases"         # files as people have them; tests skip where they are not
 CPU = ["--device", "cpu"]
 SMALL = ("--passages 400 --vocab_size 500 --query_min 5 --n_embd 16 --n_head 2 "
          "--device cpu").split()
@@ -79,7 +81,7 @@ def a_run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def exported(a_run, tmp_path_factory):
     to = tmp_path_factory.mktemp("exported")
-    assert gpt2.main(["export", str(a_run), "--to", str(to)]) == 0
+    assert gpt2.main(["export", str(a_run), str(to)]) == 0
     return to
 
 
@@ -103,7 +105,7 @@ def one_sentence(capsys):
 
 def published(model, tokenizer, folder, layout="model.safetensors", prefix=""):
     """The model in a published layout, as others write it."""
-    gpt2.write_gpt2(folder, model, tokenizer)
+    gpt2.write_gpt2(folder, model, tokenizer, temperature=0.7)
     if layout == "pytorch_model.bin":
         tensors = gpt2.read_safetensors(folder / "model.safetensors")
         tensors = {prefix + name: t for name, t in tensors.items()}
@@ -151,7 +153,8 @@ def test_no_dropout_for_whoever_trains_it_on(model, tokenizer, tmp_path):
     folder = published(model, tokenizer, tmp_path / "m")
     config = json.loads((folder / "config.json").read_text())
     assert [config[f"{name}_pdrop"] for name in ("resid", "embd", "attn")] == [0.0] * 3
-    assert config["n_positions"] == 40 and config["eos_token_id"] is None
+    assert config["n_positions"] == 40
+    assert [config[f"{name}_token_id"] for name in ("bos", "eos", "pad")] == [None] * 3
 
 
 def test_transformers_opens_what_we_write_and_agrees(model, tokenizer, tmp_path):
@@ -196,7 +199,8 @@ def test_a_header_that_points_past_the_end_is_refused(model, tokenizer, tmp_path
 
 
 @pytest.mark.parametrize("change, words", [
-    ({"n_head": 3}, "3 heads"), ({"n_head": "two"}, "'two' heads"),
+    ({"n_head": 3}, "3 heads cannot share 16"), ({"n_head": "two"}, "'two' heads"),
+    ({"n_head": None}, "how many heads its 16 channels have"),
     ({"n_head": -2}, "-2 heads"), ({"n_head": 0}, "0 heads"),
     ({"activation_function": "relu"}, "activation_function"),
     ({"layer_norm_epsilon": 0.1}, "layer_norm_epsilon"),
@@ -228,8 +232,94 @@ def test_weights_that_are_not_whole_are_refused(model, tokenizer, tmp_path):
             bad = tensors[name].clone()
             bad.view(-1)[3] = value
             refused(f"{re.escape(name)} is empty or not finite", **{name: bad})
-    with pytest.raises(UserError, match="no model.safetensors or pytorch_model.bin"):
+    with pytest.raises(UserError, match="none of model.safetensors, .* in this folder"):
         gpt2.weights_file(str(tmp_path))
+    torch.save([tensors], tmp_path / "list.pt")
+    torch.save({"wte": 1}, tmp_path / "other.pt")
+    torch.save(model, tmp_path / "pickled.pt")
+    (tmp_path / "note.pt").write_text("a short note")
+    for name in ("list", "pickled", "note"):
+        with pytest.raises(UserError, match=f"{name}.pt is cut short, damaged, or not a"):
+            gpt2.read_gpt2(tmp_path / f"{name}.pt")
+    with pytest.raises(UserError, match="no wte.weight and wpe.weight; there are wte"):
+        gpt2.read_gpt2(tmp_path / "other.pt")
+
+
+def saved_as(change, model, tokenizer, folder):
+    """The model's weights, and its config.json, as another program saves them."""
+    published(model, tokenizer, folder)
+    tensors = gpt2.read_safetensors(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(change(tensors), folder / "pytorch_model.bin")
+    return folder
+
+
+@pytest.mark.parametrize("change, left", [
+    (lambda t: {f"transformer.{name}": a.double() for name, a in t.items()}, ""),
+    (lambda t: {f"_orig_mod.module.model.{name}": a for name, a in t.items()}, ""),
+    (lambda t: {f"pretrained_model.transformer.{name}": a for name, a in t.items()}, ""),
+    (lambda t: {**t, "v_head.summary.weight": torch.ones(1, 16)}, "v_head.summary.weight"),
+    (lambda t: {**t, "score.weight": torch.ones(2, 16)}, "score.weight"),
+    (lambda t: {**t, "position_ids": torch.arange(40)}, "position_ids"),
+    (lambda t: {**t, "h.0.attn.masked_bias": torch.tensor(-1e4)}, ""),
+    (lambda t: {"lm_head.weight": t["wte.weight"],
+                **{name: a for name, a in t.items() if name != "wte.weight"}}, ""),
+    (lambda t: {"model": {f"_orig_mod.transformer.{name}":
+                          a.T if name.endswith(gpt2.TRANSPOSED) else a
+                          for name, a in t.items()},
+                "iter_num": 5, "model_args": {"n_head": 2}}, "")])
+def test_the_gpt2_in_other_programs_files(change, left, model, tokenizer, tmp_path, capsys):
+    folder = saved_as(change, model, tokenizer, tmp_path / "m")
+    again = gpt2.read_gpt2(gpt2.weights_file(str(folder)))
+    assert torch.equal(again(tokens_of(2, 9)), model(tokens_of(2, 9)))
+    said = capsys.readouterr().out
+    assert ("left out of" in said) == bool(left) and left in said
+
+
+def test_nanogpts_file_says_its_heads_itself(model, tokenizer, tmp_path):
+    folder = saved_as(lambda t: {"model": t, "model_args": {"n_head": 2}}, model, tokenizer,
+                      tmp_path / "m")
+    (folder / "config.json").unlink()
+    again = gpt2.read_gpt2(folder / "pytorch_model.bin")
+    assert torch.equal(again(tokens_of(2, 9)), model(tokens_of(2, 9)))
+
+
+def test_weights_in_several_files(model, tokenizer, tmp_path):
+    folder = published(model, tokenizer, tmp_path / "m")
+    tensors = gpt2.read_safetensors(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = list(tensors)
+    of_file = {"a.safetensors": names[:5], "b.safetensors": names[5:]}
+    for file, some in of_file.items():
+        gpt2.write_safetensors(folder / file, {name: tensors[name] for name in some})
+    index = folder / "model.safetensors.index.json"
+    weight_map = {name: file for file, some in of_file.items() for name in some}
+    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    again = gpt2.read_gpt2(gpt2.weights_file(str(folder)))
+    assert torch.equal(again(tokens_of(2, 9)), model(tokens_of(2, 9)))
+    (folder / "b.safetensors").unlink()
+    with pytest.raises(FileNotFoundError):
+        gpt2.read_gpt2(index)
+    index.write_text(json.dumps({"weight_map": {"wte.weight": "../b.safetensors"}}))
+    with pytest.raises(UserError, match="must lie beside it"):
+        gpt2.read_gpt2(index)
+
+
+def test_another_name_of_the_heads(model, tokenizer, tmp_path):
+    folder = published(model, tokenizer, tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    config["num_attention_heads"] = config.pop("n_head")
+    (folder / "config.json").write_text(json.dumps(config))
+    assert gpt2.read_gpt2(folder / "model.safetensors").shape == model.shape
+
+
+@pytest.mark.skipif(not CASES.exists(), reason=f"no {CASES}")
+@pytest.mark.parametrize("name", ["sharded", "save_model", "value_head", "classifier",
+                                  "float64", "int64_buffer", "other_name_of_heads"])
+def test_files_of_weights_as_people_have_them(name):
+    plain, same = [gpt2.read_gpt2(gpt2.weights_file(str(CASES / "weights" / name)))
+                   for name in ("plain", name)]
+    assert torch.equal(same(tokens_of(2, 9)), plain(tokens_of(2, 9)))
 
 
 # --- tokens -----------------------------------------------------------------------------
@@ -251,22 +341,107 @@ def test_transformers_reads_our_tokens(exported, a_run):
         assert theirs.decode(ours.encode(passage)).strip() == passage
 
 
+def test_transformers_samples_as_we_do(model, tokenizer, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    folder = published(model, tokenizer, tmp_path / "m")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    tokens = transformers.AutoTokenizer.from_pretrained(folder)
+    assert len(tokens) == 300, "no id beyond the embedding"
+    assert (tokens.bos_token, tokens.eos_token, tokens.pad_token) == (None, None, None)
+    assert tokens.model_max_length == 40
+    ids = tokens.encode("Mara went home.")
+    assert ids == tokenizer.encode("Mara went home.")
+    x = torch.tensor([ids])
+    torch.manual_seed(0)
+    drawn = theirs.generate(x.expand(20000, -1), max_new_tokens=1)[:, -1]
+    shares = torch.bincount(drawn, minlength=300) / 20000
+    ours = next_token_logprobs(model, model.hidden(x)[:, -1], 0.7).exp()[0]
+    assert (shares - ours).abs().max() < 0.02, "at the temperature 0.7, of all tokens"
+
+
+def newer_tokenizer(ids, **changed):
+    """What a tokenizer.json holds that makes GPT-2's pieces."""
+    return {"normalizer": None, "pre_tokenizer": {"type": "ByteLevel"}, "added_tokens": [],
+            "model": {"type": "BPE", "vocab": ids, "merges": []}, **changed}
+
+
 def test_tokens_of_newer_and_of_damaged_folders(tokenizer, tmp_path):
     gpt2.write_tokenizer(tmp_path, tokenizer)
     ids = json.loads((tmp_path / "vocab.json").read_text("utf-8"))
     (tmp_path / "vocab.json").unlink()
     newer = tmp_path / "tokenizer.json"
     with_end = {**ids, "<|endoftext|>": len(ids)}    # as GPT-2's
-    newer.write_text(json.dumps({"model": {"vocab": with_end}}))
+    newer.write_text(json.dumps(newer_tokenizer(with_end)))
     weights = tmp_path / "model.safetensors"
     assert gpt2.choose_tokenizer(None, weights).tokens == tokenizer.tokens
     without_e = {name: i for name, i in ids.items() if name != "e"}
-    for bad in (without_e, {name: i + 1 for name, i in ids.items()}):
-        newer.write_text(json.dumps({"model": {"vocab": bad}}))
+    twice = {**ids, "e": ids["f"]}
+    for bad in (without_e, {name: i + 1 for name, i in ids.items()}, twice, {}, {"a": 7}):
+        newer.write_text(json.dumps(newer_tokenizer(bad)))
         with pytest.raises(UserError, match="tokenizer.json is damaged"):
             gpt2.choose_tokenizer(str(tmp_path), None)
-    with pytest.raises(UserError, match="no vocab.json or tokenizer.json"):
+    with pytest.raises(UserError, match="none of tokenizer.json, vocab.json, encoder.json"):
         gpt2.choose_tokenizer(str(tmp_path / "nowhere"), None)
+
+
+def test_ids_that_stand_for_no_bytes(tokenizer, tmp_path):
+    gpt2.write_tokenizer(tmp_path, tokenizer)
+    ids = json.loads((tmp_path / "vocab.json").read_text("utf-8"))
+    first = {"<|endoftext|>": 0, **{name: i + 1 for name, i in ids.items()}}
+    added = [{"id": 0, "content": "<|endoftext|>"}]
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(newer_tokenizer(first, added_tokens=added)))
+    again = gpt2.read_tokenizer(path)
+    assert again.tokens == [b"", *tokenizer.tokens]
+    said = [i + 1 for i in tokenizer.encode("Tom came.")]
+    assert again.encode("Tom came.") == said and again.decode([0, *said, 0]) == "Tom came."
+    (tmp_path / "again").mkdir()
+    gpt2.write_tokenizer(tmp_path / "again", again)
+    assert gpt2.read_tokenizer(tmp_path / "again" / "vocab.json").tokens == again.tokens
+
+
+@pytest.mark.parametrize("changed, words", [
+    ({"normalizer": {"type": "Lowercase"}}, "its normalizer,"),
+    ({"pre_tokenizer": {"type": "Whitespace"}}, "its pre_tokenizer,"),
+    ({"pre_tokenizer": None}, "its pre_tokenizer,"),
+    ({"pre_tokenizer": {"type": "ByteLevel", "use_regex": False}}, "use_regex"),
+    ({"model": {"type": "Unigram", "vocab": []}}, "its model.type"),
+    ({"model": {"vocab": {}, "dropout": 0.1}}, "model.dropout"),
+    ({"model": {"vocab": {}, "continuing_subword_prefix": "##"}}, "subword_prefix"),
+    ({"model": {"vocab": {}, "end_of_word_suffix": "</w>"}}, "end_of_word_suffix")])
+def test_other_pieces_than_gpt2s_are_refused(changed, words, tmp_path):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(newer_tokenizer({}, **changed)))
+    with pytest.raises(UserError, match="other pieces of a text .*" + re.escape(words)):
+        gpt2.choose_tokenizer(str(tmp_path), None)
+
+
+@pytest.mark.parametrize("names", [("vocab.json", "merges.txt"),
+                                   ("encoder.json", "vocab.bpe")])
+def test_ids_in_another_order_than_the_merges(names, tmp_path):
+    tokenizer = Tokenizer(train_bpe(passages(100), 300))
+    gpt2.write_tokenizer(tmp_path, tokenizer)
+    for old, new in zip(("vocab.json", "merges.txt"), names):
+        (tmp_path / old).rename(tmp_path / new)
+    assert gpt2.choose_tokenizer(str(tmp_path), None).tokens == tokenizer.tokens
+    lines = (tmp_path / names[1]).read_text("utf-8").splitlines()
+    (tmp_path / names[1]).write_text("\n".join([lines[0], *reversed(lines[1:])]), "utf-8")
+    with pytest.raises(UserError, match="not in the order of the merges"):
+        gpt2.choose_tokenizer(str(tmp_path), None)
+
+
+@pytest.mark.skipif(not CASES.exists(), reason=f"no {CASES}")
+def test_tokenizers_as_people_have_them():
+    tokenizers = pytest.importorskip("tokenizers")
+    folder = CASES / "tokens" / "endoftext_is_0"
+    ours = gpt2.choose_tokenizer(str(folder), None)
+    theirs = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    for passage in passages(20):
+        assert theirs.encode(" " + passage).ids == ours.encode(passage)
+    for name, field in (("lowercase", "normalizer"), ("nfkc", "normalizer"),
+                        ("no_pieces", "pre_tokenizer.use_regex")):
+        with pytest.raises(UserError, match=f"GPT-2's, by its {field}, cannot"):
+            gpt2.choose_tokenizer(str(CASES / "tokens" / name), None)
 
 
 @pytest.fixture
@@ -377,8 +552,8 @@ def bad_entry(change):
     ({"query": [-1]}, "-1 is not"), ({"query": ["a"]}, "'a' is not"),
     ({"query": [50259]}, "the query is empty"), ({"sample1": "text"}, "must be texts"),
     ({key: "\ud800 a" for key in gpt2.TEXTS}, "surrogates"),
-    ("no best", "KeyError: 'best'"), ("no sample3", "KeyError: 'sample3'"),
-    (7, "TypeError")])
+    ("no best", "'best' is missing"), ("no sample3", "'sample3' is missing"),
+    (7, "not a comparison")])
 def test_openais_labels_that_cannot_be_used(change, words, tmp_path, monkeypatch, capsys):
     of_bytes = Tokenizer([bytes([b]) for b in range(256)])
     monkeypatch.setattr(gpt2, "gpt2_tokenizer", lambda: of_bytes)
@@ -438,12 +613,12 @@ def test_an_exported_run_is_read_again_and_stays_as_it_is(a_run, exported, tmp_p
     given = [*SMALL, "--weights", str(exported / "pi"), "--out", str(path)]
     assert gpt2.main(["rho", *given]) == 0, "no steps where no text is given"
     again, tokenizer, _, _ = load_rho(path, "cpu")
-    gpt2.write_gpt2(tmp_path / "again", again, tokenizer)
+    gpt2.write_gpt2(tmp_path / "again", again, tokenizer, 0.7)
     for name in ("vocab.json", "merges.txt", "model.safetensors", "config.json"):
         written = (exported / "pi" / name).read_bytes()
         assert (tmp_path / "again" / name).read_bytes() == written
     capsys.readouterr()
-    assert gpt2.main(["export", str(a_run), "--to", str(exported)]) == 2
+    assert gpt2.main(["export", str(a_run), str(exported)]) == 2
     assert "is there already" in one_sentence(capsys)
     assert gpt2.main(["export", str(tmp_path)]) == 2
     assert "no finished policy" in one_sentence(capsys)
@@ -491,7 +666,7 @@ def test_gpt2s_vocabulary_openais_labels_and_the_released_settings(gpt2s_own, tm
     torch.manual_seed(0)
     big = GPT(50257, 100, 1, 2, 8)
     tokens_of_a_run = Tokenizer(train_bpe([], 256))
-    gpt2.write_gpt2(tmp_path / "tiny", big, tokens_of_a_run)
+    gpt2.write_gpt2(tmp_path / "tiny", big, tokens_of_a_run, 0.7)
     (tmp_path / "tiny" / "vocab.json").unlink()      # as after a download of the weights
     path = tmp_path / "rho.pt"
     given = ["--weights", str(tmp_path / "tiny"), "--passages", "100", "--out", str(path)]
@@ -537,7 +712,7 @@ def test_help_has_the_options_of_its_command_alone(script, capsys):
         assert end.value.code == 0
         return set(re.findall(r"--\w+", capsys.readouterr().out)) - {"--help"}
     if script is gpt2:
-        assert help_of("labels") == {"--to"} == help_of("export")
+        assert help_of("labels") == {"--to"} and help_of("export") == set()
         assert {"--weights", "--text", "--n_embd"} < help_of("rho")
     else:
         assert help_of("agreement") == set()
@@ -558,9 +733,9 @@ def test_an_interrupt_is_no_traceback(monkeypatch, capsys):
 # --- text of your own -------------------------------------------------------------------
 
 def test_sentences_end_where_a_reader_would_say_so():
-    text = ('Mr. Elliot paid $3.50. "I know," said J. R. Hartley. He left, i.e. fled... '
+    said = ('Mr. Elliot paid $3.50. "I know," said J. R. Hartley. He left, i.e. fled... '
             "Dr. Wu ran.")
-    passage, = gpt2.split_into_passages(text)
+    passage, = text.split_into_passages(said)
     assert passage == ('Mr Elliot paid $3.50. "I know," said J R Hartley. He left, ie '
                        "fled... Dr Wu ran.")
     tokenizer = Tokenizer(train_bpe([], 256))
@@ -573,7 +748,7 @@ def test_sentences_end_where_a_reader_would_say_so():
 
 def test_passages_divide_a_text_and_share_no_sentence():
     sentences = [f"This is sentence {i}." for i in range(100)]
-    parts = gpt2.split_into_passages(" ".join(sentences))
+    parts = text.split_into_passages(" ".join(sentences))
     assert [part.count(".") for part in parts] == [40, 40, 20]
     assert " ".join(parts) == " ".join(sentences)
 
@@ -605,12 +780,44 @@ def test_text_from_a_file_or_a_folder(tmp_path):
     (tmp_path / "a.txt").write_bytes("\ufeffOne\r\nday.\r\n".encode())
     (tmp_path / "deep" / "b.txt").write_text("Zoë  came.\n\nLate.", "utf-8")
     (tmp_path / "c.png").write_bytes(b"\x89PNG")
-    assert gpt2.read_text(tmp_path / "a.txt") == "One day."
-    assert gpt2.read_text(tmp_path) == "One day. Zoë came. Late."
+    assert text.read_documents(tmp_path / "a.txt") == ["One day."]
+    assert text.read_documents(tmp_path) == ["One day.", "Zoë came. Late."]
+    # Files of other programs, and a folder with the name of a file.
+    (tmp_path / "._a.txt").write_bytes(b"\0")
+    (tmp_path / ".copy").mkdir()
+    (tmp_path / ".copy" / "a.txt").write_text("One day.")
+    (tmp_path / "old.txt").mkdir()
+    assert text.read_documents(tmp_path) == ["One day.", "Zoë came. Late."]
+
+
+def test_where_a_document_ends(tmp_path):
+    """No passage, and so no query, runs from one into the next."""
+    for name in "ab":
+        sentences = [f"File {name} has {i}." for i in range(60)]
+        content = f"Headline {name}\n\n{' '.join(sentences)} The end"
+        (tmp_path / f"{name}.txt").write_text(content)
+    passages = text.read_passages(tmp_path)
+    assert [passage.count(".") for passage in passages] == [40, 20, 40, 20]
+    assert all(("ile a" in passage) != ("ile b" in passage) for passage in passages)
+    (tmp_path / "c.txt").write_text("One. Two.<|endoftext|>\nThree.<|endoftext|>")
+    assert text.read_documents(tmp_path / "c.txt") == ["One. Two.", "Three."]
+
+
+def test_initials_of_any_alphabet_end_no_sentence():
+    assert text.split_into_passages("У А. С. Пушкина был Å. Ø. I. Wir. Он ушёл.", 1) == [
+        "У А С Пушкина был Å Ø I.", "Wir.", "Он ушёл."]
+
+
+def test_periods_with_a_space_before_them_end_sentences():
+    assert text.split_into_passages("He ran . She hid . . . They won 3 .5 .", 1) == [
+        "He ran.", "She hid...", "They won 3 .5."]
 
 
 @pytest.mark.parametrize("content, words", [
-    (b"", "too short"), (b"One sentence.", "too short"),
+    (b"", "0 of its periods end"), (b"One sentence.", "1 of its periods end a sentence"),
+    (b"Who ran? " * 3000, "(there are: 3,000 ?)"),
+    ("狗叫了。".encode() * 300, "(there are: 300 。)"),
+    (b"One day. " * 200, "5 passages are too few"),
     (b"\xff\xfe\x00bad", "not UTF-8 text"),
     (b"MZ\x00\x01", "not a text, character 2 is a zero byte"),
     (None, "no file *.txt in this folder")])
@@ -623,6 +830,62 @@ def test_a_text_that_cannot_be_used(content, words, tmp_path, capsys):
     given = ["--text", str(path), "--vocab_size", "300", "--out", str(tmp_path / "r.pt")]
     assert gpt2.main(["rho", *given, *CPU]) == 2
     assert words in one_sentence(capsys) and not (tmp_path / "r.pt").exists()
+    assert rlhf.main(["--text", str(path), "--out", str(tmp_path / "run"), *CPU]) == 2
+    assert words in one_sentence(capsys)
+
+
+# --- other people's comparisons ---------------------------------------------------------
+
+PAIRS = [{"chosen": f"\n\nHuman: Is {i} odd?\n\nAssistant: I say so.",
+          "rejected": f"\n\nHuman: Is {i} odd?\n\nAssistant: I do not."}
+         for i in range(3)]
+
+
+def converted(tmp_path, name, content, to="labels.jsonl"):
+    (tmp_path / name).write_text(content, "utf-8")
+    assert convert.main([str(tmp_path / name), "--to", str(tmp_path / to)]) == 0
+    return tmp_path / to
+
+
+def test_pairs_of_other_collections(tmp_path):
+    lines = "\n".join(json.dumps(pair) for pair in PAIRS)
+    read = read_comparisons(converted(tmp_path, "hh.jsonl", lines, "a.jsonl"))
+    query = "Human: Is 1 odd?\n\nAssistant:"
+    assert read[1] == Comparison(query, ["I say so.", "I do not."], 0) and len(read) == 3
+    prompt = {"prompt": "Tell.", "chosen": "Tell. Yes.", "rejected": "No."}
+    read = read_comparisons(converted(tmp_path, "p.json", json.dumps([prompt]), "b.jsonl"))
+    assert read == [Comparison("Tell.", ["Yes.", "No."], 0)]
+    feedback = {"info": {"post": " A long post.", "title": "t"}, "choice": 1,
+                "summaries": [{"text": " short", "policy": "a"}, {"text": "shorter"}]}
+    read = read_comparisons(converted(tmp_path, "f.json", json.dumps(feedback), "c.jsonl"))
+    assert read == [Comparison("A long post.\n\nTL;DR:", ["short", "shorter"], 1)]
+
+
+def test_a_table_and_back(tmp_path):
+    comparisons = [Comparison(f'Query "{i}", she said.', ["a,\nb", "", "Zoë", "\u2028"], i)
+                   for i in range(4)]
+    write_comparisons(tmp_path / "labels.jsonl", comparisons)
+    text = (tmp_path / "labels.jsonl").read_text("utf-8")
+    table = converted(tmp_path, "l.jsonl", text, "table.csv")
+    header = table.read_text("utf-8").splitlines()[0]
+    assert header == "query,sample0,sample1,sample2,sample3,best"
+    again = converted(tmp_path, "t.csv", table.read_text("utf-8"), "again.jsonl")
+    assert read_comparisons(again) == comparisons
+
+
+@pytest.mark.parametrize("name, content, words", [
+    ("a.jsonl", '{"chosen": "a", "rejected": 3}', "entry 1: chosen and rejected must be"),
+    ("a.jsonl", "[1]", "entry 1: not a dictionary"), ("a.jsonl", "{", "neither a CSV nor"),
+    ("a.jsonl", '{"chosen": "x y", "rejected": "z"}', "the query is empty"),
+    ("a.jsonl", '{"summaries": [{"text": "a"}], "info": {"post": "b"}}', "two summaries"),
+    ("a.csv", "query,sample0\nq,a", "'sample1' is missing"),
+    ("a.csv", "query,sample0,sample1,best\nq,a,b,2", "best is 2"),
+    ("a.csv", "", "no comparisons")])
+def test_comparisons_that_cannot_be_converted(name, content, words, tmp_path, capsys):
+    (tmp_path / name).write_text(content, "utf-8")
+    to = tmp_path / "labels.jsonl"
+    assert convert.main([str(tmp_path / name), "--to", str(to)]) == 2
+    assert words in one_sentence(capsys) and not to.exists()
 
 
 # --- a person at the terminal -----------------------------------------------------------
@@ -898,14 +1161,27 @@ def test_agreement_of_two_people(tmp_path, capsys):
     (tmp_path / "d").write_text(both)
     write_comparisons(tmp_path / "e", [Comparison("Query 0.", list("wxyz"), 0)])
     paths = {name: str(tmp_path / name) for name in "abcde"}
-    # 2 of 4: sqrt(.5 * .5 / 4) = .25.
     assert label.main(["agreement", paths["a"], paths["b"]]) == 0
     said = capsys.readouterr().out
-    assert "agree on 2 of 4 questions, 50.0% +/- 25.0%; chance is 25 %" in said
+    assert "agree on 2 of 4 questions, 50.0% (15.0% to 85.0%); chance is 25 %" in said
     assert label.main(["agreement", paths["a"], paths["c"]]) == 0
-    assert "1 of 1" in capsys.readouterr().out
+    assert "1 of 1 questions, 100.0% (20.7% to 100.0%)" in capsys.readouterr().out
     for words, pair in (("answers one question twice", [paths["a"], paths["d"]]),
                         ("no question in common", [paths["a"], paths["e"]]),
                         ("required", [paths["a"]])):
         assert label.main(["agreement", *pair]) == 2
         assert words in one_sentence(capsys)
+
+
+def test_people_choose_a_text_wherever_it_stands(tmp_path, capsys):
+    samples = ["It rained.", "It snowed.", "It rained.", "It was hot."]
+    write_comparisons(tmp_path / "a", [Comparison("Tom left.", samples, 0)])
+    write_comparisons(tmp_path / "b", [Comparison("Tom left.", samples[::-1], 1)])
+    assert label.main(["agreement", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    assert "agree on 1 of 1" in capsys.readouterr().out
+
+
+def test_wilsons_interval_by_hand():
+    # z^2 = 3.8416. 0 of 10: 0 to 3.8416 / 13.8416; 8 of 10: Wilson's .490 to .943.
+    assert label.wilson_interval(0, 10) == pytest.approx((0, 0.27754), abs=1e-4)
+    assert label.wilson_interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
