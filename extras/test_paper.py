@@ -136,7 +136,7 @@ def test_an_experiment_in_miniature(tmp_path, monkeypatch, capsys):
     assert run["settings"]["variant"] == "labels" and run["settings"]["n_labels"] == 60
     assert 0 <= run["numbers"]["win_rate.zero_shot"] <= 100 and len(run["samples"]) == 2
     assert run["curve"]["episode"] == [64, 128] and "clipfrac" in run["curve"]
-    assert "0 of 2 runs" in capsys.readouterr().out
+    assert "0 of 3 runs" in capsys.readouterr().out
 
     def times():
         return {path: path.stat().st_mtime_ns for path in home.glob("*/results.json")}
@@ -144,7 +144,7 @@ def test_an_experiment_in_miniature(tmp_path, monkeypatch, capsys):
     (home / "figure_9.png").unlink()
     assert paper.main(["figure", "9", "--quick"]) == 0
     assert "left" not in capsys.readouterr().out, "what is finished is not run again"
-    assert len(made) == 2 and made == times()
+    assert len(made) == 3 and made == times()
     assert json.loads((home / "figure_9.json").read_text()) == first
     (home / "figure_9.png").unlink()
     assert paper.main(["figure", "9", "--quick", "--redraw"]) == 0
