@@ -873,7 +873,7 @@ def start(run, home, quick):
 
 def cost(run):
     """About how long a run takes, in episodes of PPO."""
-    beside_ppo = {"default": 60000, "world": 60000, "best of n": 3000}   # rho, labels, ...
+    beside_ppo = {"default": 60000, "world": 60000}      # rho, labels, r
     return run.settings.get("episodes", 0) + beside_ppo.get(run.variant, 2000)
 
 

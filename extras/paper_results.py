@@ -679,8 +679,8 @@ drum and the hate it brought." That is what the authors found in the morning. Th
 that the sign of KL was turned as well. If it was turned first and then that of the whole,
 -(r + beta KL), KL was a price again, as in the second row. The paper does not say. Where
 pi is paid for KL (third row) it runs to
-{mean_of(series["both signs turned"], "policy.kl"):.0f} nats: "He noise noise noise noise noise noise trouble". Both rewards are
-then near -1, for most responses find no period and are paid -1.
+{mean_of(series["both signs turned"], "policy.kl"):.0f} nats: "He noise noise noise noise
+noise noise trouble". Both rewards are then near -1, for most responses find no period and are paid -1.
 
 The logged `score` rises in the second run as in the first; `true` tells them apart.
 Tests of eq. 2 by hand, of the sign of KL, and of PPO's exact optimum would have caught
