@@ -110,7 +110,7 @@ def law(optimizer, kl, alpha, beta):
 def fit_law(optimizer, kl, gain):
     """alpha, beta and R^2 of the law that fits best, by least squares. kl, gain (n,)."""
     columns = np.stack([law(optimizer, kl, 1, 0), law(optimizer, kl, 0, 1)], axis=1)
-    (alpha, beta), *_ = np.linalg.lstsq(columns, gain, rcond=None)
+    alpha, beta = np.linalg.lstsq(columns, gain, rcond=None)[0]
     errors = gain - law(optimizer, kl, alpha, beta)
     r_squared = 1 - (errors ** 2).sum() / ((gain - gain.mean()) ** 2).sum()
     return alpha, beta, r_squared
@@ -340,8 +340,8 @@ def introduction(results):
     python -m extras.paper results             write this file, from the JSON files
 
 The others: figure 3, figure 4, table 1, table 9, table 10, over-optimization, section
-2.3, section 4.2, section 4.4 and seeds; all is every one of them; long runs, below. A
-miniature is no result.
+2.3, section 4.2, section 4.4 and seeds; all is every one of them; and long runs, which
+all leaves out. A miniature is no result.
 
 These are {len(runs)} runs, of which {len(different)} are different: a run that stands in
 several results was made once. By their own clocks they took {seconds / 60:.0f} minutes,
@@ -359,6 +359,7 @@ response. A win rate over 1,024 questions has a standard error of
 
 
 def figure_2(results):
+    """Figure 2 (3.1.1): true reward by episodes, direct RL and three sizes of labels."""
     series = results["figure 2"]
 
     def row(paper_label, paper, label):
@@ -390,6 +391,7 @@ questions, so r is the noisier signal."""
 
 
 def figure_3(results):
+    """Figure 3 (3.1.1): true reward by KL, in nats, beside the sampled optimum."""
     series = results["figure 3"]
     labels = ["direct RL", "5,000 labels", "1,667 labels", "417 labels"]
     at_one_beta = {label: but_for_the_seed(series[label]) for label in labels}
@@ -428,6 +430,7 @@ end at {few[0]:.2f}, {few[1]:.2f} and {few[2]:.2f}."""
 
 
 def over_optimization(results):
+    """Gao et al. 2022, eq. 1: two optimizers' gains by KL, and the laws fitted."""
     series = results["over-optimization"]
     fits, ends = [], []
     for label in ("5,000 labels", "1,667 labels", "417 labels"):
@@ -456,17 +459,18 @@ by RL, and d (alpha - beta d) by best-of-n. PPO's points are the runs of figure 
 three with beta 0; best-of-n's are n = 2 to 512 for three seeds of r, on 64 queries each.
 Runs beyond a KL of 31 are arrows, and are not fitted.
 
-As in that work, more labels give a larger alpha, and at the same KL both optimizers gain
-about the same. The law of best-of-n fits everywhere, but its KL ends at 5 nats, where
-hardly anything bends. That of RL fails with 417 labels: there the seeds of r differ more
-than a curve through them says, for what r has learned by chance decides what pi finds.
-And its beta is no measure of over-optimization here: it is largest with 5,000 labels,
-where the true reward comes near what a response of 24 tokens can have.
+More labels give a larger alpha, and at the same KL (of best-of-n a bound) both optimizers
+gain about the same. The law of best-of-n fits everywhere, but its KL ends at 5 nats,
+where hardly anything bends, and the nine points of a seed share their samples. That of RL
+fails with 417 labels: there the seeds of r differ more than a curve through them says,
+for what r has learned by chance decides what pi finds. And its beta is largest with 5,000
+labels: there the true reward rises steeply, and then stands still near 2.8, as r itself
+does, while direct RL goes on to 3.4 (figure 3).
 
 What shows over-optimization is r beside the true reward. With 5,000 and 1,667 labels the
 true reward gains even more than r, up to a KL of 20. With 417 labels r promises up to
-four deviations, and the labelers see one to three. At the default's KL of 3 the price
-keeps pi where r is still right.
+four deviations, and the labelers see one to three. At the default's KL of 3 that gap is
+0.2 to 0.7.
 
 {table(["with beta 0: three seeds of", "KL", "r", "true reward"], ends)}"""
 
@@ -477,6 +481,7 @@ def three_of(runs, key, digits=2):
 
 
 def figure_4(results):
+    """Figure 4 (3.1.2): win rate over zero-shot, in %, by number of labels."""
     series = results["figure 4"]
     key = "win_rate.zero_shot"
     papers = [(200, 51.9, 78.2), (1000, 84.4, 82.3), (5000, 87.9, 86.3),
@@ -513,6 +518,7 @@ do not know."""
 
 
 def table_1(results):
+    """Table 1 (3.1.2): win rates of policies over each other, in %."""
     series = results["table 1"]
 
     def against(task, kind):
@@ -553,6 +559,7 @@ it."""
 
 
 def section_23(results):
+    """Section 2.3: labels asked for online, of pi's samples, beside those of rho's."""
     series = results["section 2.3"]
     rows, differences = [], []
     for task in ("sentiment", "descriptiveness"):
@@ -590,6 +597,7 @@ held out, so r's accuracy is not compared here."""
 
 
 def table_9(results):
+    """Table 9 (2.4): how often two labelers choose the same of four."""
     series = results["table 9"]
 
     def row(name, paper, key):
@@ -614,6 +622,7 @@ over ties."""
 
 
 def table_10(results):
+    """Table 10: pi without a KL penalty, paid the true reward or r."""
     series = results["table 10"]
     true, learned = series["true score"], series["5,000 labels"]
     rows = [["paper: the mock reward itself", "+8.0 (log-odds)", "the same", "-"],
@@ -633,10 +642,11 @@ the paper. Every word of praise counts, and the labelers, who see words and not 
 prefer all of it to rho. People would not. Paid r of 5,000 labels, pi still speaks English
 after 8,192 episodes, but each seed has found a sentence of its own, and says little else:
 "He warmly wrote a beautiful letter of peace to Alma. Paul warmly wrote a beautiful letter
-of peace to Alma." r has learned from sentences, and pays for nothing else as much."""
+of peace to Alma." r has learned from sentences."""
 
 
 def section_42(results):
+    """Section 4.2: r and pi on one trunk, loss of r in nats, beside two trunks."""
     series = results["section 4.2"]
 
     def row(name, key, digits=2):
@@ -663,6 +673,7 @@ more."""
 
 
 def section_44(results):
+    """Section 4.4: the reward's sign turned, and KL's too."""
     series = results["section 4.4"]
     rows = [[label, spread(runs, "policy.true_reward"), spread(runs, "policy.kl"),
              spread(runs, "win_rate.zero_shot", 1)] for label, runs in series.items()]
@@ -680,7 +691,8 @@ that the sign of KL was turned as well. If it was turned first and then that of 
 -(r + beta KL), KL was a price again, as in the second row. The paper does not say. Where
 pi is paid for KL (third row) it runs to
 {mean_of(series["both signs turned"], "policy.kl"):.0f} nats: "He noise noise noise noise
-noise noise trouble". Both rewards are then near -1, for most responses find no period and are paid -1.
+noise noise trouble". Both rewards are then near -1, for most responses find no period and
+are paid -1.
 
 The logged `score` rises in the second run as in the first; `true` tells them apart.
 Tests of eq. 2 by hand, of the sign of KL, and of PPO's exact optimum would have caught
@@ -723,6 +735,7 @@ SEEDS_ROWS = [               # name, the paper's, the number, its digits
 
 
 def seeds(results):
+    """The default run with five seeds, both tasks, beside the released code's."""
     series = results["seeds"]
     rows = [[name, paper, spread(series["sentiment"], key, digits),
              spread(series["descriptiveness"], key, digits)]
@@ -757,6 +770,7 @@ so it is the objective's doing, not PPO's."""
 
 
 def long_runs(results):
+    """Direct RL for 98,304 episodes at KL target 1: does KL, in nats, stay there?"""
     runs = results["long runs"]["KL target 1"]
     furthest = max(max(run["curve"]["kl"]) for run in runs)
     return f"""
