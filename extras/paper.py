@@ -9,7 +9,7 @@ Paper: Ziegler et al. 2019, figures 2 to 4, tables 1, 9, 10, sections 2.3, 4.2 a
     python -m extras.paper results             write extras/results/README.md
 
 The others: figure 3, figure 4, table 1, table 9, table 10, over-optimization,
-section 2.3, section 4.2, section 4.4, seeds; and all, four hours on two cores.
+section 2.3, section 4.2, section 4.4, seeds; all of these; and long runs.
 
 In:  the core     Out: extras/results/NAME.json and NAME.png; each run in out/paper/
 Not here: how the results are drawn and told (paper_results.py)
@@ -17,9 +17,9 @@ Not here: how the results are drawn and told (paper_results.py)
 First the table of the experiments, then the loops in which the paper's variants differ
 from rlhf.train_policy, then the running.
 
-All runs of a task share a "world": one rho, and 20,000 labels of its samples. Their
-seeds are those of r and pi. Runs use the CPU, one thread each, as many at once as it has
-cores.
+All runs but those of `seeds` share one rho, and those of a task 20,000 labels of its
+samples: the task's "world". Their seeds are those of r and pi. Runs use the CPU, one
+thread each, as many at once as it has cores.
 """
 
 import argparse
@@ -31,7 +31,7 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Callable, NamedTuple
 
@@ -45,7 +45,8 @@ import stories
 from evaluate import (BEST_OF, best_of, evaluate, optimal_frontier, reward_model_results,
                       sample_and_score, samples_text, seeded, true_reward,
                       vote, win_rate)
-from extras.paper_results import RESULTS, Panel, draw, file_of, load_series, readme
+from extras.paper_results import (RESULTS, Panel, draw, file_of, load_series, readme,
+                                  stamp)
 from gpt import GPT, Sampling, check_finite, generate, set_learning_rate
 from ppo import AdaptiveKL, Policy, policy_optimizer, ppo_update, rollout
 from reward import (Comparison, RewardModel, best_of_four_loss, evaluate_reward_model,
@@ -64,27 +65,29 @@ class Run(NamedTuple):
     settings: dict           # of rlhf.Config, where they are not the default
 
 
-def runs(variant, seeds=1, **settings):
+def runs(variant, seeds=3, **settings):
     """The runs of a series, one for each seed 0 .. seeds - 1."""
-    # 12,288 episodes, not 16,384, for there are many runs; extras/README.md tells what a
-    # share of the optimum that costs.
-    common = dict(task="sentiment", episodes=12288, kl_target=3.0, optimum_queries=0,
-                  supervised_lr=0.0)
+    # Half of the default's episodes, for there are many runs; extras/README.md, "Which
+    # critic", has what that costs. And half of its first beta: by 2 % an update at most,
+    # 0.6 would not come down in 64 updates to what a KL target of 3 needs.
+    common = dict(task="sentiment", episodes=8192, beta=0.3, kl_target=3.0,
+                  optimum_queries=0, supervised_lr=0.0)
     return [Run(variant, {**common, **settings, "seed": seed}) for seed in range(seeds)]
 
 
-def runs_for(name, values, variant, seeds=1, **settings):
-    """A series of runs for each value of one setting."""
-    series = []
-    for value in values:
-        series += runs(variant, seeds, **settings, **{name: value})
+def runs_over_kl(betas, variant, **settings):
+    """The runs of a series at KL target 3, and at each fixed beta, which takes pi as far
+    from rho as its reward is worth. For those half of the evaluation's queries do."""
+    series = runs(variant, **settings)
+    for beta in betas:
+        series += runs(variant, **settings, beta=beta, kl_target=0.0, eval_queries=512)
     return series
 
 
 def world_run(task):
     """The run that makes a task's rho and labels. No pi is trained, and only for
     sentiment, figures 2 and 3, is the optimum sampled."""
-    n_queries = {"sentiment": 128, "descriptiveness": 0}
+    n_queries = {"sentiment": 64, "descriptiveness": 0}
     settings = dict(task=task, seed=0, n_labels=20000, optimum_samples=4096)
     return Run("world", {**settings, "optimum_queries": n_queries[task]})
 
@@ -110,9 +113,9 @@ KL = "KL(pi, rho), nats per response"
 WIN_RATE = "win rate, % of questions"
 EVEN = {"50 %: no better than the other": 50}
 
-LEARNED = ["5,000 labels", "1,667 labels", "417 labels"]
-KL_TARGETS = [1.0, 2.0, 3.0, 4.5, 6.0]
-BETAS = [0.4, 0.15, 0.06, 0.03, 0.01, 0.0]
+TASKS = ["sentiment", "descriptiveness"]
+LABELS = {"5,000 labels": 5000, "1,667 labels": 1667, "417 labels": 417}
+BETAS = [0.4, 0.08, 0.03]
 N_LABELS = [200, 1000, 5000, 20000]
 PAPERS_N_LABELS = [200, 500, 1000, 2500, 5000, 10000, 20000]
 PAPERS_EPISODES = [10e3, 50e3, 100e3, 200e3, 300e3, 500e3, 1e6, 2e6]
@@ -140,55 +143,47 @@ EXPERIMENTS = {}
 
 EXPERIMENTS["figure 2"] = Experiment(
     {"optimum": [world_run("sentiment")],
-     "direct RL": runs("direct RL", seeds=5),
-     "5,000 labels": runs("labels", seeds=5, n_labels=5000),
-     "1,667 labels": runs("labels", seeds=5, n_labels=1667),
-     "417 labels": runs("labels", seeds=5, n_labels=417)},
-    [Panel("curves", "here: KL target 3, mean and range of 5 seeds",
-           same(["direct RL", *LEARNED], "true"), ylabel=TRUE, optimum="at KL 3"),
+     "direct RL": runs("direct RL"),
+     **{label: runs("labels", n_labels=n) for label, n in LABELS.items()}},
+    [Panel("curves", "here: KL target 3, mean and range of 3 seeds",
+           same(["direct RL", *LABELS], "true"), ylabel=TRUE, optimum="at KL 3"),
      Panel("curves", "paper: 124M parameters, KL target 8, mean of 5 seeds", {},
            ylabel=LOG_ODDS, paper=PAPERS_FIGURE_2)])
 
-# At KL target 1.5 and 49,152 episodes, direct RL came to 93 % of the optimum's gain. It
-# came to the same with half the rate, with twice the batch at 1.5 times the rate, and
-# with lambda 1; with three times the rate it ran away. Only longer training brings more,
-# so the long runs differ by nothing else.
+# The paper sets a KL target for each point. Here the first three runs of a series have
+# target 3, as in figure 2, and the others a fixed beta, for 64 updates would not bring it
+# down to what a target of 12 needs.
 EXPERIMENTS["figure 3"] = Experiment(
     {"optimum": [world_run("sentiment")],
-     "direct RL, 8 times as long":
-         runs_for("kl_target", KL_TARGETS, "direct RL", episodes=98304),
-     "direct RL": runs_for("kl_target", KL_TARGETS, "direct RL"),
-     "as long, vf_coef 0.1":
-         runs("direct RL", episodes=98304, kl_target=1.0, vf_coef=0.1),
-     "5,000 labels": runs_for("kl_target", KL_TARGETS, "labels", n_labels=5000),
-     "1,667 labels": runs_for("kl_target", KL_TARGETS, "labels", n_labels=1667),
-     "417 labels": runs_for("kl_target", KL_TARGETS, "labels", n_labels=417)},
-    [Panel("points", "here: each point one run",
-           same(["direct RL, 8 times as long", "as long, vf_coef 0.1", "direct RL",
-                 *LEARNED], "policy.true_reward"),
+     "direct RL": runs_over_kl(BETAS, "direct RL"),
+     **{label: runs_over_kl(BETAS, "labels", n_labels=n)
+        for label, n in LABELS.items()}},
+    [Panel("points", "here: 3 seeds at each beta, and their mean",
+           same(["direct RL", *LABELS], "policy.true_reward"),
            x="policy.kl", xlabel=KL, ylabel=TRUE, optimum="curve",
-           axes=dict(xlim=(0, 7), ylim=(0, 2.9))),
-     Panel("points", "paper: 124M parameters", {}, xlabel=KL, ylabel=LOG_ODDS,
-           paper=PAPERS_FIGURE_3, axes=dict(xlim=(0, 21), ylim=(0, 6.8)))])
+           axes=dict(xlim=(0, 31), ylim=(0, 4))),
+     Panel("points", "paper: 124M parameters, one run a point", {}, xlabel=KL,
+           ylabel=LOG_ODDS, paper=PAPERS_FIGURE_3,
+           axes=dict(xlim=(0, 21), ylim=(0, 6.8)))])
 
-# At fixed prices of a nat, far past the default's KL. Not by KL targets: 96 updates of
-# at most 2 % do not bring beta down to what a target of 12 needs.
+# The same runs, those with beta 0, and the optimizer that needs no training.
 EXPERIMENTS["over-optimization"] = Experiment(
-    {"5,000 labels": runs_for("beta", BETAS, "labels", n_labels=5000, kl_target=0.0),
-     "417 labels": runs_for("beta", BETAS, "labels", n_labels=417, kl_target=0.0)},
-    [Panel("points", f"r learned from {label}",
-           {"learned reward r, which pi is paid": (label, "policy.reward"),
-            "true reward, what the labelers think": (label, "policy.true_reward")},
-           x="policy.kl", xlabel=f"{KL}; beta from 0.4, left, to 0, right",
-           ylabel="standard deviations over rho",
-           axes=dict(xscale="log", ylim=(-0.2, 3.5)))
-     for label in ("5,000 labels", "417 labels")])
+    {**{label: runs_over_kl([*BETAS, 0.0], "labels", n_labels=n)
+        for label, n in LABELS.items()},
+     **{f"best-of-n, {label}": runs("best of n", n_labels=n, optimum_queries=64,
+                                    optimum_samples=1024)
+        for label, n in LABELS.items()}},
+    [Panel("laws", f"r learned from {label}",
+           {"PPO": (label, ""), "best-of-n": (f"best-of-n, {label}", "")},
+           xlabel=KL, ylabel="gain over rho, standard deviations",
+           axes=dict(xlim=(0, 31), ylim=(0, 4)))
+     for label in LABELS])
 
 EXPERIMENTS["figure 4"] = Experiment(
-    {task: runs_for("n_labels", N_LABELS, "labels", seeds=3, task=task)
-     for task in ("sentiment", "descriptiveness")},
-    [Panel("points", "here: mean and range of 3 seeds, one set of labels",
-           same(["sentiment", "descriptiveness"], "win_rate.zero_shot"),
+    {task: [run for n in N_LABELS for run in runs("labels", task=task, n_labels=n)]
+     for task in TASKS},
+    [Panel("points", "here: 3 seeds and their mean, one set of labels",
+           same(TASKS, "win_rate.zero_shot"),
            x="n_labels", xlabel="labels", ylabel=f"{WIN_RATE}, over zero-shot",
            marks=EVEN, axes=dict(xscale="log", ylim=(0, 100), xticks=N_LABELS)),
      Panel("points", "paper: 774M parameters, one run each", {},
@@ -197,56 +192,45 @@ EXPERIMENTS["figure 4"] = Experiment(
 
 # The mock reward learns from as many reviews as n_labels says by default: 12,000.
 TABLE_1 = {
-    "sentiment, mock reward": runs("mock reward", seeds=3),
-    "sentiment, 20k labels": runs("labels", seeds=3, n_labels=20000),
-    "sentiment, 5k labels": runs("labels", seeds=3, n_labels=5000),
-    "sentiment, 5k online": runs("labels online", seeds=3, n_labels=5000),
+    "sentiment, mock reward": runs("mock reward"),
+    "sentiment, 20k labels": runs("labels", n_labels=20000),
+    "sentiment, 5k labels": runs("labels", n_labels=5000),
+    "sentiment, 5k online": runs("labels online", n_labels=5000),
     "descriptiveness, 20k labels":
-        runs("labels", seeds=3, task="descriptiveness", n_labels=20000),
+        runs("labels", task="descriptiveness", n_labels=20000),
     "descriptiveness, 5k labels":
-        runs("labels", seeds=3, task="descriptiveness", n_labels=5000),
+        runs("labels", task="descriptiveness", n_labels=5000),
     "descriptiveness, 5k online":
-        runs("labels online", seeds=3, task="descriptiveness", n_labels=5000)}
-EXPERIMENTS["table 1"] = Experiment(TABLE_1, [
-    Panel("dots", "pi over the pi of 5k offline labels",
-          same([label for label in TABLE_1 if not label.endswith("5k labels")],
-               "win_rate.against"),
-          xlabel=WIN_RATE, marks=EVEN, axes=dict(xlim=(0, 100)),
-          paper={"sentiment, mock reward": 23, "sentiment, 20k labels": 52,
-                 "sentiment, 5k online": 50, "descriptiveness, 20k labels": 53,
-                 "descriptiveness, 5k online": 52}),
-    Panel("dots", "pi over zero-shot rho", same(TABLE_1, "win_rate.zero_shot"),
-          xlabel=WIN_RATE, marks=EVEN, axes=dict(xlim=(0, 100)),
-          paper={"sentiment, 5k labels": 88, "descriptiveness, 5k labels": 86})])
+        runs("labels online", task="descriptiveness", n_labels=5000)}
+EXPERIMENTS["table 1"] = Experiment(TABLE_1, [])
 
 EXPERIMENTS["section 2.3"] = Experiment(
-    {"sentiment, offline": runs("labels", seeds=3, n_labels=5000),
-     "sentiment, online": runs("labels online", seeds=3, n_labels=5000),
+    {"sentiment, offline": runs("labels", n_labels=5000),
+     "sentiment, online": runs("labels online", n_labels=5000),
      "descriptiveness, offline":
-         runs("labels", seeds=3, task="descriptiveness", n_labels=5000),
+         runs("labels", task="descriptiveness", n_labels=5000),
      "descriptiveness, online":
-         runs("labels online", seeds=3, task="descriptiveness", n_labels=5000)},
+         runs("labels online", task="descriptiveness", n_labels=5000)},
     [Panel("curves", f"{task}: mean and range of 3 seeds",
            {"offline": (f"{task}, offline", "true"),
             "online": (f"{task}, online", "true")},
-           ylabel=TRUE, axes=dict(ylim=(0, 2.8)))
-     for task in ("sentiment", "descriptiveness")]
+           ylabel=TRUE, axes=dict(ylim=(0, 3.7)))
+     for task in TASKS]
     + [Panel("curves", "labels so far, either task",
-             {"offline": ("sentiment, offline", "labels"),
-              "online": ("sentiment, online", "labels")},
-             ylabel="labels that r has learned from",
+             {"online": ("sentiment, online", "labels")},
+             ylabel="labels that r has learned from", marks={"offline": 5000},
              axes=dict(ylim=(0, 5500)))])
 
 EXPERIMENTS["table 9"] = Experiment(
     {"sentiment": [world_run("sentiment")],
      "descriptiveness": [world_run("descriptiveness")]},
-    [])                          # two numbers, and no picture of them
+    [])
 
 PAID_TRUE, PAID_R = "paid the true reward", "paid r of 5,000 labels"
 NO_KL_PENALTY = {PAID_TRUE: "true score", PAID_R: "5,000 labels"}
 EXPERIMENTS["table 10"] = Experiment(
-    {"true score": runs("direct RL", seeds=3, kl_target=0.0, beta=0.0),
-     "5,000 labels": runs("labels", seeds=3, n_labels=5000, kl_target=0.0, beta=0.0)},
+    {"true score": runs_over_kl([0.0], "direct RL")[3:],
+     "5,000 labels": runs_over_kl([0.0], "labels", n_labels=5000)[3:]},
     [Panel("curves", title,
            {legend: (label, key) for legend, label in NO_KL_PENALTY.items()},
            ylabel=ylabel)
@@ -255,12 +239,12 @@ EXPERIMENTS["table 10"] = Experiment(
          ("what the labelers think", "true", TRUE),
          ("distance from rho", "kl", KL)]])
 
-# Twelve epochs of 1,000 labels: four steps of 32 in each of 96 updates, for r must keep
+# Eight epochs of 1,000 labels: four steps of 32 in each of 64 updates, for r must keep
 # up with a trunk that moves.
 TRUNKS = ["two trunks", "one trunk"]
 EXPERIMENTS["section 4.2"] = Experiment(
-    {"two trunks": runs("labels", seeds=3, n_labels=1000),
-     "one trunk": runs("one trunk", seeds=3, n_labels=1000, reward_batch=32)},
+    {"two trunks": runs("labels", n_labels=1000),
+     "one trunk": runs("one trunk", n_labels=1000, reward_batch=32)},
     [Panel("curves", "loss of r: mean and range of 3 seeds",
            {"one trunk, labels it learns from": ("one trunk", "reward_loss"),
             "one trunk, held-out labels": ("one trunk", "held_out_loss")},
@@ -276,26 +260,32 @@ EXPERIMENTS["section 4.2"] = Experiment(
 
 SIGNS = ["as it should be", "the reward's sign turned", "both signs turned"]
 EXPERIMENTS["section 4.4"] = Experiment(
-    {"as it should be": runs("labels", seeds=3, n_labels=5000),
-     "the reward's sign turned": runs("reward's sign", seeds=3, n_labels=5000),
-     "both signs turned": runs("both signs", seeds=3, n_labels=5000)},
+    {"as it should be": runs("labels", n_labels=5000),
+     "the reward's sign turned": runs("reward's sign", n_labels=5000),
+     "both signs turned": runs("both signs", n_labels=5000)},
     [Panel("curves", "what the labelers think: mean and range of 3 seeds",
            same(SIGNS, "true"), ylabel=TRUE),
      Panel("curves", "distance from rho", same(SIGNS, "kl"), ylabel=KL,
            marks={"KL target": 3},
            axes=dict(yscale="symlog", ylim=(0, 1000), yticks=[0, 1, 3, 10, 100, 1000]))])
 
-TASKS = ["sentiment", "descriptiveness"]
 EXPERIMENTS["seeds"] = Experiment(
     {task: default_runs(task) for task in TASKS},
     [Panel("curves", "reward: mean and range of 5 seeds", same(TASKS, "true"),
            ylabel=TRUE),
      Panel("curves", "distance from rho", same(TASKS, "kl"), ylabel=KL,
            marks={"KL target": 3}),
-     Panel("curves", "price of a nat", same(TASKS, "beta"), ylabel="beta",
+     Panel("curves", "beta, the price of KL", same(TASKS, "beta"), ylabel="beta",
            levels={f"{task}: the optimum's at pi's KL": (task, "policy.optimal_beta")
                    for task in TASKS},
            axes=dict(ylim=(0, 0.7)))])
+
+
+# With the critic on pi's trunk one such run went to 98 nats. `all` leaves these out.
+EXPERIMENTS["long runs"] = Experiment(
+    {"KL target 1": runs("direct RL", seeds=5, episodes=98304, kl_target=1.0)},
+    [Panel("curves", "98,304 episodes, KL target 1: mean and range of 5 seeds",
+           {"direct RL": ("KL target 1", "kl")}, ylabel=KL, marks={"KL target": 1})])
 
 
 def miniature(run):
@@ -304,7 +294,7 @@ def miniature(run):
         passages=600, lm_steps=150, lm_lr=1e-2, n_embd=32, vocab_size=700,
         episodes=256, eval_queries=24)}
     settings["n_labels"] = max(20, run.settings.get("n_labels", 12000) // 50)
-    if run.variant in ("world", "default"):
+    if run.variant in ("world", "default", "best of n"):
         settings.update(optimum_queries=min(4, run.settings.get("optimum_queries", 4)),
                         optimum_samples=32)
     return Run(run.variant, settings)
@@ -313,6 +303,7 @@ def miniature(run):
 # --- the world: what the runs of a task share -------------------------------------------
 
 class World(NamedTuple):
+    folder: Path
     rho: GPT
     tokenizer: Tokenizer
     queries: dict            # {part: {length: (n, length)}}
@@ -329,14 +320,16 @@ def load_world(cfg, folder):
     sampling = rlhf.sampling_of(cfg, tokenizer)
     train, held_out = split_comparisons(folder / "labels.jsonl")
     true = true_reward(cfg.task, tokenizer, sampling, held_out)
-    return World(rho, tokenizer, queries, sampling, train[:cfg.n_labels], held_out, true,
-                 losses)
+    return World(folder, rho, tokenizer, queries, sampling, train[:cfg.n_labels],
+                 held_out, true, losses)
 
 
 def make_world(cfg, first=None):
     """rho.pt, of the folder `first` where there is one; labels.jsonl; and results.json:
     how often labelers agree (table 9), and the optimum (figures 2 and 3)."""
     folder = Path(cfg.out)
+    for of_old_labels in folder.glob("reward-*.pt"):
+        of_old_labels.unlink()
     if first is None:
         with rlhf.stage(cfg, "language_model") as progress:
             rng = random.Random(cfg.seed)
@@ -398,8 +391,18 @@ def train_r(cfg, world, comparisons, progress=no_progress):
 
 
 def train_first_r(cfg, world, comparisons):
+    """The r of so many labels and this seed. A dozen runs use it: the first one leaves it
+    in the world's folder, for the others."""
+    how = f"{len(comparisons)}-labels-{cfg.reward_lr}-{cfg.reward_batch}-seed-{cfg.seed}"
+    path = world.folder / f"reward-{how}.pt"
+    if path.exists():
+        return rlhf.load(RewardModel(world.rho), path, "reward")
     with rlhf.stage(cfg, "reward_model") as progress:
-        return train_r(cfg, world, comparisons, progress)
+        r = train_r(cfg, world, comparisons, progress)
+    made = Path(cfg.out, "reward.pt")    # whole at once there: two runs may both train it
+    rlhf.save(made, reward=r.state_dict())
+    os.replace(made, path)
+    return r
 
 
 def train_policy(cfg, world, reward):
@@ -485,7 +488,7 @@ def train_classifier(r, tokens, lengths, liked, lr, batches):
 
 def mock_reward(cfg, world):
     """3.1.1: r is the logit of a classifier of reviews; no labeler is asked. It is
-    normalized as any r, so that a nat has the same price."""
+    normalized as any r, so that KL has the same price."""
     with rlhf.stage(cfg, "reward_model") as progress:
         r = RewardModel(world.rho)
         samples = samples_of_rho(world.rho, world.queries["reward"], world.sampling)
@@ -518,7 +521,7 @@ def ask_labelers(cfg, world, model, n, rng):
             for (query, samples), b in zip(questions, best)]
 
 
-def labels_online(cfg, world, times=8):
+def labels_online(cfg, world, times=5):
     """2.3: r is trained `times` times (paper: 20) at equal steps of l(n), each time from
     scratch on all labels so far. New labels are of pi's samples as it is then."""
     first = cfg.n_labels // 4                        # here; the paper's N0 is not told
@@ -537,12 +540,13 @@ def labels_online(cfg, world, times=8):
         rng = seeded(cfg.seed, "labels online")
         for update in range(updates):
             wanted = labels_wanted(update / updates, first, cfg.n_labels)
-            if wanted >= first + trained * step:
+            due = 1 + int((wanted - first) / step)
+            if due > trained:
                 new = wanted - len(comparisons)
                 comparisons = comparisons + ask_labelers(cfg, world, pi.trunk, new, rng)
                 r = train_r(cfg, world, comparisons)
                 reward = learned_reward(r, world.sampling)
-                trained = 1 + int((wanted - first) / step)
+                trained = due
 
             query = sampler.sample(cfg.batch_size)
             batch = rollout(pi, world.rho, reward, query, world.sampling)
@@ -587,19 +591,19 @@ def one_trunk(cfg, world):
     """4.2: r reads pi's trunk, and both train it: r takes as many steps an update as pi,
     at pi's rate. So 1,000 labels are seen in many epochs."""
     pi = Policy(world.rho)
-    r = RewardModel(world.rho)                               # its head is random
-    r.trunk = pi.trunk
-    reward = learned_reward(r, world.sampling)
     block_size = world.rho.shape["block_size"]
     data = collate(world.train, world.tokenizer, block_size)
     held_out = collate(world.held_out[:512], world.tokenizer, block_size)
     kl_control = AdaptiveKL(cfg.beta, cfg.kl_target, cfg.K)
     optimizer = policy_optimizer(pi, cfg)
-    reward_optimizer = torch.optim.Adam(r.parameters(), eps=1e-5, fused=True)
     sampler = QuerySampler(world.queries["policy"], cfg.device)
     updates = math.ceil(cfg.episodes / cfg.batch_size)
     to_zero = LinearLR(optimizer, 1.0, 0.0, updates)
     with rlhf.stage(cfg, "policy"), open(f"{cfg.out}/metrics.jsonl", "w") as metrics:
+        r = RewardModel(world.rho)               # here, where the seed is set: its head
+        r.trunk = pi.trunk                       # is random
+        reward = learned_reward(r, world.sampling)
+        reward_optimizer = torch.optim.Adam(r.parameters(), eps=1e-5, fused=True)
         samples = samples_of_rho(world.rho, world.queries["reward"], world.sampling)
         per_update = cfg.epochs * cfg.minibatches
         batches = batches_of_epochs(len(world.train), cfg.reward_batch,
@@ -615,7 +619,7 @@ def one_trunk(cfg, world):
             set_learning_rate(reward_optimizer, cfg.lr * (1 - update / updates))
             losses = [reward_step(r, reward_optimizer, data, rows)
                       for rows in batches[update * per_update:(update + 1) * per_update]]
-            normalize(r, *samples)       # the trunk has moved; a nat keeps its price
+            normalize(r, *samples)       # the trunk has moved; KL keeps its price
             stats["reward_loss"] = sum(losses) / len(losses)
             if (update + 1) % 8 == 0 or update + 1 == updates:
                 stats.update(held_out_results(r, held_out))
@@ -626,28 +630,15 @@ def one_trunk(cfg, world):
 # Section 4.4: the sign bug.
 
 def sign_bug(cfg, world, sign_of_kl):
-    """4.4: pi is paid -r. With sign_of_kl = -1 it is paid for KL too, where the price is
+    """4.4: pi is paid -r. With sign_of_kl = -1 it is paid for KL too, where beta is
     negative, and the controller makes that more while KL is above its target."""
     r = train_first_r(cfg, world, world.train)
 
     def minus_r(tokens, lengths):
         return -r(tokens, lengths)
     reward = learned_reward(minus_r, world.sampling)     # without an end still -1
-    pi = Policy(world.rho)
-    kl_control = AdaptiveKL(sign_of_kl * cfg.beta, cfg.kl_target, cfg.K)
-    optimizer = policy_optimizer(pi, cfg)
-    sampler = QuerySampler(world.queries["policy"], cfg.device)
-    updates = math.ceil(cfg.episodes / cfg.batch_size)
-    to_zero = LinearLR(optimizer, 1.0, 0.0, updates)
-    with rlhf.stage(cfg, "policy"), open(f"{cfg.out}/metrics.jsonl", "w") as metrics:
-        for update in range(updates):
-            query = sampler.sample(cfg.batch_size)
-            batch = rollout(pi, world.rho, reward, query, world.sampling)
-            stats = ppo_update(pi, optimizer, batch, kl_control.beta, cfg)
-            kl_control.update(stats["kl"])
-            to_zero.step()
-            write_metrics(metrics, cfg, world, update, batch, stats)
-    return Trained(pi.trunk, reward, r)
+    pi = train_policy(replace(cfg, beta=sign_of_kl * cfg.beta), world, reward)
+    return Trained(pi, reward, r)
 
 
 def rewards_sign(cfg, world):
@@ -664,6 +655,43 @@ VARIANTS = {"labels": offline_labels, "direct RL": direct_rl, "mock reward": moc
 
 
 # --- what needs no training -------------------------------------------------------------
+
+def best_of_n_curve(scores, true):
+    """What the best by r of n samples gains over rho, in r and in the true reward, for
+    n = 2, 4, ... up to half of the m samples of each of P queries. scores, true (P, m).
+
+    Any n of the m samples count. In r's order the i-th of them is the best of n with a
+    probability proportional to C(i - 1, n - 1)."""
+    m = scores.size(1)
+    order = scores.argsort(dim=1)                                    # the best last
+    scores = scores.gather(1, order).double()
+    true = true.gather(1, order).double()
+    curve = []
+    for n in [2 ** k for k in range(1, int(math.log2(m)))]:
+        i = torch.arange(n, m + 1, dtype=torch.double)
+        # C(i - 1, n - 1), up to a factor: by log Gamma, for it is huge.
+        p = (torch.lgamma(i) - torch.lgamma(i - n + 1)).softmax(0)   # (m - n + 1,)
+        best, best_true = scores[:, n - 1:] @ p, true[:, n - 1:] @ p         # (P,) each
+        curve.append({"n": n, "kl_bound": math.log(n) - (n - 1) / n,
+                      "gain": (best.mean() - scores.mean()).item(),
+                      "true_gain": (best_true.mean() - true.mean()).item()})
+    return curve
+
+
+def run_best_of_n(cfg, world_folder):
+    """Train r, the same as that of the runs of its seed, and let it choose among samples
+    of rho."""
+    world = load_world(cfg, world_folder)
+    r = train_first_r(cfg, world, world.train)
+    with rlhf.stage(cfg, "evaluation") as progress:
+        queries = sample_queries(world.queries["evaluation"], cfg.optimum_queries)
+        single = query_batches(queries, size=1)
+        rewards = [learned_reward(r, world.sampling), world.true]
+        samples = sample_and_score(world.rho, world.rho, rewards, progress(single),
+                                   world.sampling, cfg.optimum_samples)
+    write_results(cfg, {"labels": {"n": len(world.train)}, "win_rate": {}, "frontier": [],
+                        "best_of_n": best_of_n_curve(samples.score, samples.true)})
+
 
 @torch.no_grad()
 def win_rates_without_training(cfg, rho, reward, beta, queries, sampling, tokenizer):
@@ -697,25 +725,26 @@ def win_rates_without_training(cfg, rho, reward, beta, queries, sampling, tokeni
 
 # --- one run ----------------------------------------------------------------------------
 
-def run_variant(cfg, variant, world_folder, rival_folder=None):
-    """Train a pi, and write what it came to, beside the rival: the pi of 5,000 labels
-    and the same seed."""
+def run_variant(cfg, variant, world_folder, opponent_folder=None):
+    """Train a pi, and write what it came to; in table 1 beside an opponent, the pi of
+    5,000 labels and the same seed."""
     world = load_world(cfg, world_folder)
     pi, reward, r = VARIANTS[variant](cfg, world)
     rho, tokenizer, sampling = world.rho, world.tokenizer, world.sampling
     unseen = world.queries["evaluation"]
     with rlhf.stage(cfg, "evaluation") as progress:
         results = {"language_model": world.losses, "labels": {"n": len(world.train)}}
-        if r is not None:
+        if r is not None and cfg.kl_target > 0:  # at a fixed beta r is that of such a run
             results.update(reward_model_results(cfg, r, tokenizer, world.held_out))
         results.update(evaluate(cfg, rho, pi, [reward, world.true], unseen, sampling,
                                 tokenizer, world.train, progress))
-        if rival_folder is not None:
-            rival = rlhf.load(GPT(**rho.shape), rival_folder / "policy.pt", "policy")
+        if opponent_folder is not None:
+            opponent = rlhf.load(GPT(**rho.shape), opponent_folder / "policy.pt",
+                                 "policy")
             seeded(cfg.seed, "evaluation queries")       # the same ones as in evaluate
             batches = query_batches(sample_queries(unseen, cfg.eval_queries))
             rng = seeded(cfg.seed, "win rate, against")
-            against = win_rate(cfg.task, pi, rival, batches, sampling, tokenizer, rng)
+            against = win_rate(cfg.task, pi, opponent, batches, sampling, tokenizer, rng)
             results["win_rate"]["against"] = against
     log = metrics_of(Path(cfg.out))
     results["policy"].update(beta=log[-1]["beta"], episodes=log[-1]["episode"])
@@ -741,14 +770,15 @@ def add_win_rates(cfg):
     sampling = rlhf.sampling_of(cfg, tokenizer)
     r = rlhf.load(RewardModel(rho), folder / "reward.pt", "reward")
     beta = rlhf.read_json(folder / "results.json")["policy"].get("optimal_beta")
+    found = {}
     if beta is not None:
         found = win_rates_without_training(cfg, rho, learned_reward(r, sampling), beta,
                                            queries["evaluation"], sampling, tokenizer)
-        rlhf.write_json(folder / "without_training.json", found)
+    rlhf.write_json(folder / "without_training.json", found)
 
 
 def run_one(folder):
-    """What a process does that run_all starts: the run that run.json tells of."""
+    """In a process of its own, see `start`: the run that run.json describes."""
     plan = rlhf.read_json(folder / "run.json")
     cfg = rlhf.Config(**plan["config"])
     needs = [Path(path) for path in plan["needs"]]
@@ -758,6 +788,8 @@ def run_one(folder):
         add_win_rates(cfg)
     elif plan["variant"] == "world":
         make_world(cfg, *needs)
+    elif plan["variant"] == "best of n":
+        run_best_of_n(cfg, *needs)
     else:
         run_variant(cfg, plan["variant"], *needs)
 
@@ -765,16 +797,18 @@ def run_one(folder):
 # --- many runs --------------------------------------------------------------------------
 
 def needs_of(run):
-    """The runs that must come before: for a second world the first, which makes rho;
-    for a variant its world, and the rival that its pi is compared with."""
+    """The runs that must come before: for a second world the first, which makes rho; for
+    a variant its world, and in table 1 the opponent."""
     task, seed = run.settings["task"], run.settings["seed"]
     if run.variant == "default" or run == world_run("sentiment"):
         return []
     if run.variant == "world":
         return [world_run("sentiment")]
-    rival = runs("labels", task=task, n_labels=5000)[0]
-    rival.settings["seed"] = seed
-    return [world_run(task)] if run == rival else [world_run(task), rival]
+    opponent = runs("labels", seeds=seed + 1, task=task, n_labels=5000)[seed]
+    in_table_1 = any(run in series for series in TABLE_1.values())
+    if in_table_1 and run != opponent:
+        return [world_run(task), opponent]
+    return [world_run(task)]
 
 
 def folder_of(run, home):
@@ -795,14 +829,21 @@ def plan_of(run, home, quick):
 
 
 def is_finished(run, home, quick):
-    """A run is not run again if it is whole, and was made by these settings."""
-    folder = folder_of(run, home)
-    if not (folder / "results.json").exists():
+    """A run is not run again if it is whole, was made by these settings, and after the
+    runs that it needs."""
+    made = folder_of(run, home) / "results.json"
+    if not made.exists():
         return False
-    made, wanted = rlhf.read_json(folder / "run.json"), plan_of(run, home, quick)
-    for plan in (made, wanted):
-        plan["config"]["out"] = ""                       # the folder may have been moved
-    return made["config"] == wanted["config"]
+    for need in needs_of(run):
+        before = folder_of(need, home) / "results.json"
+        if not before.exists() or before.stat().st_mtime > made.stat().st_mtime:
+            return False
+    if run.variant == "default" and not (made.parent / "without_training.json").exists():
+        return False
+    plan, wanted = rlhf.read_json(made.parent / "run.json"), plan_of(run, home, quick)
+    for config in (plan["config"], wanted["config"]):
+        config["out"] = ""                               # the folder may have been moved
+    return plan["config"] == wanted["config"]
 
 
 def with_needs(wanted):
@@ -818,8 +859,11 @@ def with_needs(wanted):
 def start(run, home, quick):
     """A process for the run. What it says goes into log.txt."""
     folder = folder_of(run, home)
+    plan = plan_of(run, home, quick)
+    if (folder / "run.json").exists() and rlhf.read_json(folder / "run.json") != plan:
+        shutil.rmtree(folder)                            # made by other settings
     folder.mkdir(parents=True, exist_ok=True)
-    rlhf.write_json(folder / "run.json", plan_of(run, home, quick))
+    rlhf.write_json(folder / "run.json", plan)
     with open(folder / "log.txt", "w") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "extras.paper", "run", str(folder)], cwd=ROOT,
@@ -827,14 +871,18 @@ def start(run, home, quick):
             env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
+def cost(run):
+    """About how long a run takes, in episodes of PPO."""
+    beside_ppo = {"default": 60000, "world": 60000}      # rho, labels, r
+    return run.settings.get("episodes", 0) + beside_ppo.get(run.variant, 2000)
+
+
 def run_all(wanted, home, quick):
     """All runs that are missing, as many at once as there are cores. Of a failed run the
     log is named, once those beside it are through."""
     waiting = [run for run in with_needs(wanted) if not is_finished(run, home, quick)]
-    costs = [run.settings.get("episodes", 50000) + 5000 for run in waiting]
-    n, total, done = len(waiting), sum(costs), 0
-    cost_of = dict(zip([folder_of(run, home) for run in waiting], costs))
-    started, failed = time.time(), None
+    n, total, done = len(waiting), sum(cost(run) for run in waiting), 0
+    started, failed = time.time(), []
     running = []                                                     # (run, process)
     try:
         while running or waiting:
@@ -850,10 +898,10 @@ def run_all(wanted, home, quick):
                     continue
                 running.remove((run, process))
                 if process.returncode != 0:
-                    failed = folder_of(run, home) / "log.txt"
+                    failed.append(str(folder_of(run, home) / "log.txt"))
                     waiting = []
                     continue
-                done += cost_of[folder_of(run, home)]
+                done += cost(run)
                 minutes = (time.time() - started) / 60 * (total / done - 1)
                 left = len(waiting) + len(running)
                 print(f"{left} of {n} runs and some {minutes:.0f} minutes left; done: "
@@ -864,7 +912,7 @@ def run_all(wanted, home, quick):
         for _, process in running:
             process.wait()
     if failed:
-        raise UserError(f"a run failed; {failed} says why")
+        raise UserError(f"a run failed; {' and '.join(failed)} says why")
 
 
 # --- a result's JSON --------------------------------------------------------------------
@@ -879,7 +927,7 @@ def metrics_of(folder):
 def curve_of(log, points=24):
     """{key: means over some 24 equal parts of the run}; None where nothing was noted."""
     curve = {}
-    keys = {key for line in log for key in line} - {"policy_loss", "total"}
+    keys = {key for line in log for key in line}
     for key in sorted(keys):
         curve[key] = []
         for part in np.array_split(np.arange(len(log)), min(points, len(log))):
@@ -903,7 +951,7 @@ def summary_of(run, home, quick):
         for key, value in best.items():
             if value is not None:
                 numbers[f"best_of_{best['n']}.{key}"] = value
-    if (folder / "without_training.json").exists():
+    if run.variant == "default":
         for name, win in rlhf.read_json(folder / "without_training.json").items():
             numbers[f"win_rate.{name}"] = win
     samples = []
@@ -924,15 +972,18 @@ def five_digits(value):
     return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
-def make(title, folder, quick):
-    """Run what is missing of an experiment, and write its JSON into the folder."""
-    home = Path("out", "paper-quick" if quick else "paper").resolve()
+def series_of(title, quick):
+    """{label: its runs}; in miniature the first and the last of each series."""
     series = EXPERIMENTS[title].series
     if quick:
-        series = {label: series[label][:2] for label in list(series)[:3]}
-    run_all([run for of_label in series.values() for run in of_label], home, quick)
+        series = {label: [*runs[:1], *runs[1:][-1:]] for label, runs in series.items()}
+    return series
+
+
+def write_summary(title, folder, home, quick):
+    """The JSON of an experiment whose runs are finished."""
     summaries = {label: [summary_of(run, home, quick) for run in of_label]
-                 for label, of_label in series.items()}
+                 for label, of_label in series_of(title, quick).items()}
     content = {"result": title, "command": f"python -m extras.paper {title}",
                "series": five_digits(summaries)}
     with rlhf.whole_file(file_of(title, folder)) as part:
@@ -975,18 +1026,26 @@ def command(argv):
 def make_all(what, redraw, quick):
     """The JSON, unless it is there to be drawn again, and the PNG of an experiment or of
     all."""
-    titles = list(EXPERIMENTS) if what == "all" else [what]
+    titles = [what]
+    if what == "all":
+        titles = [title for title in EXPERIMENTS if title != "long runs"]
     if titles[0] not in EXPERIMENTS:
         known = ", ".join([*EXPERIMENTS, "all", "results"])
         raise UserError(f"{what!r} is not one of: {known}")
     folder = Path("out", "paper-quick") if quick else RESULTS
+    home = Path("out", "paper-quick" if quick else "paper").resolve()
+    if not redraw:           # all at once: no core waits for the last run of a figure
+        run_all([run for title in titles for of_label in series_of(title, quick).values()
+                 for run in of_label], home, quick)
     for title in titles:
         if not redraw:
-            make(title, folder, quick)
+            write_summary(title, folder, home, quick)
         if EXPERIMENTS[title].panels:
             with rlhf.whole_file(file_of(title, folder, "png")) as part:
                 series = load_series(title, folder)
-                figure = draw(EXPERIMENTS[title].panels, series, quick)
+                figure = draw(EXPERIMENTS[title].panels, series)
+                if quick:
+                    stamp(figure, series)
                 figure.savefig(part, dpi=110, format="png")
         print(file_of(title, folder))
 

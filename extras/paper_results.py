@@ -22,8 +22,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, StrMethodFormatter
 
 RESULTS = Path(__file__).resolve().parent / "results"
-TITLES = ["figure 2", "figure 3", "over-optimization", "figure 4", "table 1",
-          "section 2.3", "table 9", "table 10", "section 4.2", "section 4.4", "seeds"]
 
 
 # --- reading ----------------------------------------------------------------------------
@@ -48,15 +46,6 @@ def optimum_of(run):
     return kl, run["numbers"]["policy.zero_shot_reward"] + gain, samples
 
 
-def share_of_best(run, optimum):
-    """The true reward of a run, as a share of the optimum's at its KL; and the effective
-    samples that the optimum rests on there."""
-    kl, reward, samples = optimum_of(optimum)
-    at = run["numbers"]["policy.kl"]
-    share = run["numbers"]["policy.true_reward"] / np.interp(at, kl, reward)
-    return float(share), float(np.interp(at, kl, samples))
-
-
 def values_of(runs, key):
     return [run["numbers"][key] for run in runs]
 
@@ -66,11 +55,22 @@ def mean_of(runs, key):
 
 
 def spread(runs, key, digits=2):
-    """The mean of the runs, and their standard deviation."""
+    """The mean of the runs, and their standard deviation; "-" where one does not know."""
+    if not all(key in run["numbers"] for run in runs):
+        return "-"
     values = values_of(runs, key)
     if len(values) == 1:
         return f"{values[0]:.{digits}f}"
     return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1):.{digits}f}"
+
+
+def but_for_the_seed(runs):
+    """The runs in groups that differ only in their seed."""
+    groups = {}
+    for run in runs:
+        settings = {**run["settings"], "seed": None}
+        groups.setdefault(json.dumps(settings, sort_keys=True), []).append(run)
+    return list(groups.values())
 
 
 def add_nats(run):
@@ -98,12 +98,50 @@ def table(header, rows):
     return "\n".join(lines)
 
 
+# --- the scaling laws of over-optimization ----------------------------------------------
+# Gao et al. 2022, eq. 1: with d = sqrt(KL), the true reward gains d (alpha - beta log d)
+# by RL, and d (alpha - beta d) by best-of-n.
+
+def law(optimizer, kl, alpha, beta):
+    d = np.sqrt(kl)
+    return d * (alpha - beta * (np.log(d) if optimizer == "PPO" else d))
+
+
+def fit_law(optimizer, kl, gain):
+    """alpha, beta and R^2 of the law that fits best, by least squares. kl, gain (n,)."""
+    columns = np.stack([law(optimizer, kl, 1, 0), law(optimizer, kl, 0, 1)], axis=1)
+    alpha, beta = np.linalg.lstsq(columns, gain, rcond=None)[0]
+    errors = gain - law(optimizer, kl, alpha, beta)
+    r_squared = 1 - (errors ** 2).sum() / ((gain - gain.mean()) ** 2).sum()
+    return alpha, beta, r_squared
+
+
+def gains_of(optimizer, runs):
+    """KL, gain in r and gain in the true reward over rho's, three arrays: of each run of
+    PPO, or of each n of each run of best-of-n, whose KL is a bound."""
+    rows = []
+    for numbers in (run["numbers"] for run in runs):
+        if optimizer == "PPO":
+            rows.append((numbers["policy.kl"],
+                         numbers["policy.reward"] - numbers["policy.zero_shot_reward"],
+                         numbers["policy.true_reward"]
+                         - numbers["policy.zero_shot_true_reward"]))
+        else:
+            for key, kl_bound in numbers.items():
+                if key.endswith(".kl_bound"):
+                    n = key.removesuffix(".kl_bound")
+                    rows.append((kl_bound, numbers[f"{n}.gain"],
+                                 numbers[f"{n}.true_gain"]))
+    return np.array(sorted(rows)).T
+
+
 # --- pictures ---------------------------------------------------------------------------
 
 @dataclass
 class Panel:
     """One of the drawings of a picture."""
-    kind: str                # "curves" over episodes, "points" over x, or "dots" in rows
+    kind: str                # "curves" over episodes, "points" over x, or "laws", fitted
+                             # to gains over KL
     title: str
     lines: dict              # {legend: (label of a series, what is drawn of its runs)}
     xlabel: str = "episodes"
@@ -119,14 +157,13 @@ class Panel:
 # What means the same looks the same, here and in the paper's panel; without color too.
 STYLE_OF = {
     "direct RL": 0, "5,000 labels": 1, "60k labels": 1, "1,667 labels": 2,
-    "20k labels": 2, "417 labels": 3, "5k labels": 3, "direct RL, 8 times as long": 4,
-    "direct RL, 32 times as long": 4, "as long, vf_coef 0.1": 5, "optimum": 6,
-    "sentiment": 0, "descriptiveness": 1, "two trunks": 0, "one trunk": 1,
-    "one trunk, held-out labels": 1, "one trunk, labels it learns from": 2}
+    "20k labels": 2, "417 labels": 3, "5k labels": 3, "direct RL, 32 times as long": 4,
+    "optimum": 5, "sentiment": 0, "descriptiveness": 1, "two trunks": 0, "one trunk": 1,
+    "offline": 0, "online": 1, "one trunk, held-out labels": 1,
+    "one trunk, labels it learns from": 2}
 STYLES = [dict(color="C0", marker="o", ls="-"), dict(color="C1", marker="s", ls="--"),
           dict(color="C2", marker="^", ls="-."), dict(color="C3", marker="D", ls=":"),
-          dict(color="C4", marker="v", ls="-"), dict(color="C5", marker="P", ls="none"),
-          dict(color="black", marker="", ls="-")]
+          dict(color="C4", marker="v", ls="-"), dict(color="black", marker="", ls="-")]
 
 
 def style_of(legend, place):
@@ -155,42 +192,45 @@ def value_of(run, name):
 
 
 def draw_points(ax, panel, series):
-    """Over a setting or number x: where several runs share an x, their mean and range. A
-    run beyond the axis is an arrow at the edge."""
-    right = panel.axes.get("xlim", (0, math.inf))[1]
+    """Over a setting or number x: each run a dot, and a line through the means of those
+    that differ only in their seed."""
     for place, (legend, (label, key)) in enumerate(panel.lines.items()):
         style = style_of(legend, place)
-        at = {}                                                      # {x: [y, ...]}
-        for run in series.get(label, []):
-            x, y = value_of(run, panel.x), value_of(run, key)
-            if x > right:
-                arrow = dict(arrowstyle="->", color=style["color"])
-                ax.annotate(f"one run ran away:\nKL {x:.0f} nats, reward {y:.1f}",
-                            xy=(right, 0.25), xytext=(0.8 * right, 0.5), ha="center",
-                            arrowprops=arrow, color=style["color"], fontsize=8)
-            else:
-                at.setdefault(x, []).append(y)
-        x = sorted(at)
-        ax.plot(x, [np.mean(at[k]) for k in x], label=legend, **style)
-        ax.fill_between(x, [min(at[k]) for k in x], [max(at[k]) for k in x],
-                        color=style["color"], alpha=0.2, lw=0)
+        means = []                                                   # (x, y)
+        for runs in but_for_the_seed(series.get(label, [])):
+            x = [value_of(run, panel.x) for run in runs]
+            y = [value_of(run, key) for run in runs]
+            means.append((np.mean(x), np.mean(y)))
+            ax.plot(x, y, ".", color=style["color"], ms=3)
+        if means:
+            x, y = zip(*sorted(means))
+            ax.plot(x, y, label=legend, **style)
 
 
-def draw_dots(ax, panel, series):
-    """A row for each line, a dot for each run in it, and a cross for the paper."""
-    rows = [legend for legend, (label, _) in panel.lines.items() if label in series]
-    for row, legend in enumerate(rows):
-        label, key = panel.lines[legend]
-        values = [value_of(run, key) for run in series[label] if value_of(run, key)]
-        ax.plot(values, [row] * len(values), "C0o", mfc="none", ms=8,
-                label="" if row else "here, one seed")
-    known = [row for row, legend in enumerate(rows) if legend in panel.paper]
-    if known:
-        values = [panel.paper[rows[row]] for row in known]
-        below = [row + 0.2 for row in known]                         # not over the dots
-        ax.plot(values, below, "kx", mew=2, label="paper")
-    ax.set_yticks(range(len(rows)), rows)
-    ax.set_ylim(len(rows) - 0.5, -0.5)                               # the first on top
+def draw_laws(ax, panel, series):
+    """What an optimizer gains in r, open, and in the true reward, filled, with the law
+    fitted to that. Runs beyond the axis are arrows at its edge, and are not fitted."""
+    right = panel.axes["xlim"][1]
+    for place, (optimizer, (label, _)) in enumerate(panel.lines.items()):
+        if label not in series:
+            continue
+        kl, in_r, in_true = gains_of(optimizer, series[label])
+        color, marker = STYLES[place]["color"], STYLES[place]["marker"]
+        for far in np.flatnonzero(kl > right):
+            ax.annotate(f"KL {kl[far]:.0f}", xy=(right, in_true[far]),
+                        xytext=(0.86 * right, in_true[far]), va="center", fontsize=8,
+                        color=color, arrowprops=dict(arrowstyle="->", color=color))
+        near = (kl > 0) & (kl <= right)          # a sampled KL may be below 0
+        kl, in_r, in_true = kl[near], in_r[near], in_true[near]
+        ax.plot(kl, in_r, marker, color=color, mfc="none", alpha=0.5, ms=5,
+                label=f"{optimizer}: r")
+        ax.plot(kl, in_true, marker, color=color, ms=5, label=f"{optimizer}: true reward")
+        if len(kl) > 2:
+            alpha, beta, r_squared = fit_law(optimizer, kl, in_true)
+            x = np.linspace(kl.min(), kl.max(), 200)
+            ax.plot(x, law(optimizer, x, alpha, beta), color=color, lw=1,
+                    ls=STYLES[place]["ls"], label=f"law: alpha {alpha:.2f}, beta "
+                    f"{beta:.2f}, R\u00b2 {r_squared:.2f}")
 
 
 def draw_optimum(ax, panel, series):
@@ -211,23 +251,21 @@ def draw_panel(ax, panel, series):
     """Draw one panel: its series, the paper's points, the optimum, the axes in words."""
     if panel.optimum and "optimum" in series:
         draw_optimum(ax, panel, series)
-    if panel.kind == "dots":
-        draw_dots(ax, panel, series)
+    if panel.kind == "curves":
+        draw_curves(ax, panel, series)
     elif panel.kind == "points":
         draw_points(ax, panel, series)
     else:
-        draw_curves(ax, panel, series)
-    if panel.kind != "dots":
-        for place, (legend, (x, y)) in enumerate(panel.paper.items()):
-            ax.plot(x, y, label=legend, **style_of(legend, place))
-    line = ax.axvline if panel.kind == "dots" else ax.axhline
+        draw_laws(ax, panel, series)
+    for place, (legend, (x, y)) in enumerate(panel.paper.items()):
+        ax.plot(x, y, label=legend, **style_of(legend, place))
     for legend, value in panel.marks.items():
-        line(value, color="gray", ls="--", lw=1, label=legend, zorder=0)
+        ax.axhline(value, color="gray", ls="--", lw=1, label=legend, zorder=0)
     for place, (legend, (label, key)) in enumerate(panel.levels.items()):
         values = [value_of(run, key) for run in series.get(label, [])]
         if values:
-            color = style_of(label, place)["color"]
-            line(np.mean(values), color=color, ls=":", label=legend)
+            ax.axhline(np.mean(values), color=style_of(label, place)["color"], ls=":",
+                       label=legend)
     ax.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel)
     ax.set(**panel.axes)
     if panel.kind == "curves" or panel.xlabel == "labels":
@@ -244,27 +282,34 @@ def draw_panel(ax, panel, series):
               bbox_to_anchor=(0.5, -0.14))
 
 
-def draw(panels, series, is_miniature=False):
+def draw(panels, series):
     """The picture of an experiment, a matplotlib Figure, of the series of its JSON."""
     rows, columns = math.ceil(len(panels) / 3), min(3, len(panels))
     figure = Figure(figsize=(5.6 * columns, 4.8 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for ax, panel in zip(axes, panels):
         draw_panel(ax, panel, series)
-    if is_miniature:
-        figure.text(0.5, 0.5, "MINIATURE", fontsize=50, color="red", alpha=0.3,
-                    ha="center", va="center", rotation=20)
     return figure
+
+
+def stamp(figure, series):
+    """Say across a picture that its runs are miniatures, and how small they are."""
+    settings = [run["settings"] for runs in series.values() for run in runs]
+    most = max(one.get("episodes", 0) for one in settings)
+    text = f"MINIATURE\n{settings[0]['n_embd']} wide, {most} episodes"
+    figure.text(0.5, 0.5, text, fontsize=40, color="red", alpha=0.3, ha="center",
+                va="center", rotation=20)
 
 
 # --- the text ---------------------------------------------------------------------------
 
 def readme(folder=RESULTS):
-    """All of it. results {title: {label: [run, ...]}}."""
-    results = {title: load_series(title, folder) for title in TITLES}
-    sections = [introduction, figure_2, figure_3, over_optimization, figure_4, table_1,
-                section_23, table_9, table_10, section_42, section_44, seeds]
-    text = "\n\n".join(section(results).strip() for section in sections)
+    """All of it, but for what has not been run."""
+    results = {title: load_series(title, folder) for title in SECTIONS
+               if file_of(title, folder).exists()}
+    sections = [introduction(results)]
+    sections += [SECTIONS[title](results) for title in results]
+    text = "\n\n".join(section.strip() for section in sections)
     return "\n\n".join(wrapped(block) for block in text.split("\n\n")) + "\n"
 
 
@@ -283,12 +328,7 @@ def introduction(results):
     """The text before the first result: what was run, by which code, how to repeat it."""
     runs = [run for series in results.values() for of_label in series.values()
             for run in of_label]
-    different = {}
-    for run in runs:                 # the same run may stand in several results
-        settings = dict(run["settings"])
-        for of_the_evaluation in ("optimum_queries", "optimum_samples", "supervised_lr"):
-            settings.pop(of_the_evaluation, None)
-        different[json.dumps(settings, sort_keys=True)] = run
+    different = {json.dumps(run["settings"], sort_keys=True): run for run in runs}
     seconds = sum(value for run in different.values()
                   for key, value in run["numbers"].items() if key.startswith("seconds."))
     return f"""
@@ -300,22 +340,16 @@ def introduction(results):
     python -m extras.paper results             write this file, from the JSON files
 
 The others: figure 3, figure 4, table 1, table 9, table 10, over-optimization, section
-2.3, section 4.2, section 4.4 and seeds; all is every one of them. A miniature is no
-result.
+2.3, section 4.2, section 4.4 and seeds; all is every one of them; and long runs, which
+all leaves out. A miniature is no result.
 
-**`seeds` is of today's code. All else was measured by the code at commit 023415e**, and
-will be made anew. There pi's critic was a head on its trunk, with which pi comes less far
-("Which critic" in the README of extras), and runs had 12,288 episodes. A share of the
-optimum was of two different sets of queries: on the same ones, two default runs by those
-settings had 93 % and 86 %.
-
-The results are {len(runs)} runs, of which {len(different)} are different: a run that
-stands in several results was made once. (The code counts the different settings in the
-JSON files.) By their own clocks they took {seconds / 60:.0f} minutes, two at a time, on
-two cores with much other work. Except in `seeds` all runs share one rho, and those of a
-task 20,000 labels; their seeds are those of r and pi. "±" is the standard deviation
-over the seeds, three where nothing else is said. It does not tell how much another set
-of labels would change.
+These are {len(runs)} runs, of which {len(different)} are different: a run that stands in
+several results was made once. By their own clocks they took {seconds / 60:.0f} minutes,
+two at a time, on two cores. All but those of `seeds` and the long ones have 8,192
+episodes and a first beta of 0.3, half of the default's. Except in `seeds` all runs share
+one rho, and those of a task 20,000 labels; their seeds are those of r and pi. "±" is the
+standard deviation over the seeds, three where nothing else is said. It does not say how
+much another set of labels would change.
 
 The labelers are ten simulated labelers, for sentiment assembled from human ratings of
 words (VADER). Rewards are in standard deviations over samples of rho, KL is in nats per
@@ -325,7 +359,7 @@ response. A win rate over 1,024 questions has a standard error of
 
 
 def figure_2(results):
-    """This result's section of README.md, its numbers from the JSON."""
+    """Figure 2 (3.1.1): true reward by episodes, direct RL and three sizes of labels."""
     series = results["figure 2"]
 
     def row(paper_label, paper, label):
@@ -334,109 +368,120 @@ def figure_2(results):
             row("60k / 5,000 labels", "3.08 (2.99 to 3.15)", "5,000 labels"),
             row("20k / 1,667 labels", "2.62 (2.58 to 2.69)", "1,667 labels"),
             row("5k / 417 labels", "2.03 (1.83 to 2.14)", "417 labels")]
-    few = values_of(series["417 labels"], "policy.true_reward")
+    kl, reward, _ = optimum_of(series["optimum"][0])
+    share = mean_of(series["direct RL"], "policy.true_reward") / np.interp(3, kl, reward)
     return f"""
 ## Figure 2: reward by episodes, from the true reward and from labels
 
 {picture("figure 2")}
 
 {table(["reward at the end", "paper (124M, KL 8, 2M episodes)",
-        "here (KL 3, 12,288 episodes)"], rows)}
+        "here (KL 3, 8,192 episodes)"], rows)}
 
 Here the unit is a standard deviation of rho's samples, in the paper a classifier's
-log-odds. 5,000, 1,667 and 417 labels are a twelfth of the paper's. Five seeds, in the
-paper and here. The order is the paper's, and no two ranges of seeds meet.
+log-odds. 5,000, 1,667 and 417 labels are a twelfth of the paper's. Three seeds here, five
+in the paper. The order is the paper's, and no two ranges of seeds meet. Direct RL ends at
+{share:.1%} of the sampled optimum's reward at KL 3.
 
 One thing differs. In the paper the runs on 60k and 20k labels are ahead of direct RL
 between some 100,000 and 200,000 episodes, and that on 60k still is at 500,000. Here
-direct RL leads from the start. The paper's labels always name the option that the mock
-reward likes best. Ours come from labelers of whom two agree on 38 % of the questions,
-so r is the noisier signal. With 417 labels one seed in five learned next to nothing
-({min(few):.2f}; the others {sorted(few)[1]:.2f} to {max(few):.2f}): what r has learned
-decides what pi learns."""
+direct RL leads from some 1,000 on. The paper's labels always name the option that the
+mock reward likes best. Ours come from labelers of whom two agree on 38 % of the
+questions, so r is the noisier signal."""
 
 
 def figure_3(results):
-    """This result's section of README.md, its numbers from the JSON."""
+    """Figure 3 (3.1.1): true reward by KL, in nats, beside the sampled optimum."""
     series = results["figure 3"]
-    optimum = series["optimum"][0]
-    labels = ["direct RL, 8 times as long", "direct RL", "5,000 labels", "1,667 labels",
-              "417 labels"]
+    labels = ["direct RL", "5,000 labels", "1,667 labels", "417 labels"]
+    at_one_beta = {label: but_for_the_seed(series[label]) for label in labels}
     rows = []
-    for target in (1.0, 2.0, 3.0, 4.5, 6.0):
-        row = [f"{target}"]
+    for place, of_direct_rl in enumerate(at_one_beta["direct RL"]):
+        settings = of_direct_rl[0]["settings"]
+        row = ["KL target 3" if settings["kl_target"] else f"beta {settings['beta']}"]
         for label in labels:
-            run = with_setting(series[label], "kl_target", target)
-            row.append(f"{mean_of(run, 'policy.true_reward'):.2f} at "
-                       f"{mean_of(run, 'policy.kl'):.2f}")
+            at = at_one_beta[label][place]
+            row.append(f"{mean_of(at, 'policy.true_reward'):.2f} at "
+                       f"{mean_of(at, 'policy.kl'):.1f}")
         rows.append(row)
-    all_runs = [run for label in series if label != "optimum" for run in series[label]]
-    shares = [share_of_best(run, optimum) for run in all_runs]
-    above = max(share for share, samples in shares if samples < 100)
-    long_at_2 = with_setting(series["direct RL, 8 times as long"], "kl_target", 2.0)[0]
-    calm = series["as long, vf_coef 0.1"]
+    kl, reward, _ = optimum_of(series["optimum"][0])
+    shares = [run["numbers"]["policy.true_reward"]
+              / np.interp(run["numbers"]["policy.kl"], kl, reward)
+              for run in series["direct RL"] if run["numbers"]["policy.kl"] < 4]
+    few = with_setting(series["417 labels"], "beta", 0.03)
+    few = sorted(values_of(few, "policy.true_reward"))
     return f"""
 ## Figure 3: reward by KL
 
 {picture("figure 3")}
 
-{table(["KL target", "direct RL, 98,304 episodes", "direct RL, 12,288 episodes",
-        *labels[2:]], rows)}
+{table(["", *labels], rows)}
 
-True reward at the KL that was reached, one run each. The picture is the paper's.
-Between direct RL and the sampled optimum there is a gap, which longer training closes:
-at target 2 to {100 * (1 - share_of_best(long_at_2, optimum)[0]):.1f} % (in the paper 32
-times as long leaves a larger one). Below it lie the learned rewards in the order of
-their labels, the wider apart the further pi is from rho. The optimum is dotted where it
-rests on fewer than 100 effective samples. There it comes out too low, and pi lies up to
-{100 * (above - 1):.1f} % above it. Where a run ends below its target, beta had no time
-to fall, for it falls by 2 % an update at most. In the paper the learned rewards beat
+True reward at the KL that was reached, means of three seeds. Below direct RL lie the
+learned rewards, in the order of their labels, the wider apart the further pi is from rho,
+as in the paper. In the paper even 32 times as many episodes leave direct RL well below
+the optimum. Here it lies on it: up to a KL of 3 all runs have {min(shares):.1%} to
+{max(shares):.1%} of the sampled optimum's reward. That is dotted where it rests on fewer
+than 100 effective samples, and comes out too low. In the paper the learned rewards beat
 direct RL at KL 2 after equally many episodes. Here they do not (see figure 2).
 
-One run of the {len(all_runs)} ran away: direct RL at KL target 1, after some 21,000 of
-98,304 episodes. By its log the value loss rose first, from 0.14 to 4 within 2,000
-episodes, while KL and reward looked as before. A few responses with a token that rho
-would hardly say carry a KL of dozens of nats. Then, it seems, the value function, which
-shares its trunk with pi, moves the trunk most. With the value loss weighted 0.1 instead
-of 0.5, as in the released code, the same run is calm and reaches
-{spread(calm, "policy.true_reward")} at {spread(calm, "policy.kl")},
-{100 * (1 - share_of_best(calm[0], optimum)[0]):.0f} % below the optimum. For long runs
-give `--vf_coef 0.1`."""
+With 417 labels the seeds of r differ more than anything else: with a beta of 0.03 they
+end at {few[0]:.2f}, {few[1]:.2f} and {few[2]:.2f}."""
 
 
 def over_optimization(results):
-    """This result's section of README.md, its numbers from the JSON."""
+    """Gao et al. 2022, eq. 1: two optimizers' gains by KL, and the laws fitted."""
     series = results["over-optimization"]
-    rows = []
-    for beta in (0.4, 0.15, 0.06, 0.03, 0.01, 0.0):
-        row = [f"{beta}"]
-        for label in ("5,000 labels", "417 labels"):
-            run = with_setting(series[label], "beta", beta)
-            row += [spread(run, "policy.kl"), spread(run, "policy.reward"),
-                    spread(run, "policy.true_reward")]
-        rows.append(row)
-    few = [run["numbers"] for run in series["417 labels"]]
-    peak = max(few, key=lambda numbers: numbers["policy.true_reward"])
-    free = mean_of(with_setting(series["417 labels"], "beta", 0.0), "policy.reward")
+    fits, ends = [], []
+    for label in ("5,000 labels", "1,667 labels", "417 labels"):
+        row = [label]
+        for optimizer, runs in (("PPO", series[label]),
+                                ("best-of-n", series[f"best-of-n, {label}"])):
+            kl, _, gain = gains_of(optimizer, runs)
+            near = kl <= 31                              # the panel's axis
+            alpha, beta, r_squared = fit_law(optimizer, kl[near], gain[near])
+            row += [f"{alpha:.2f}", f"{beta:.2f}", f"{r_squared:.2f} ({near.sum()})"]
+        fits.append(row)
+        free = with_setting(series[label], "beta", 0.0)
+        ends.append([label, three_of(free, "policy.kl", 0),
+                     three_of(free, "policy.reward"),
+                     three_of(free, "policy.true_reward")])
     return f"""
 ## Over-optimization
 
 {picture("over-optimization")}
 
-{table(["beta (fixed)", "5,000 labels: KL", "r", "true reward", "417 labels: KL", "r",
-        "true reward"], rows)}
+{table(["r learned from", "PPO: alpha", "beta", "R² (points)", "best-of-n: alpha",
+        "beta", "R² (points)"], fits)}
 
-One run each. Where nats are cheap r goes on rising, and what it should stand for does
-not. With 417 labels the true reward is highest at a KL of {peak["policy.kl"]:.1f} nats.
-From there it falls while r rises by {100 * (free / peak["policy.reward"] - 1):.0f} %,
-and it is back at zero-shot's where nothing is charged. That r had learned that people
-like a song, and pi says "Greta sang Greta song and Oscar song and song song song and
-Greta". With 5,000 labels the two part only in gibberish. At the default's KL of 3, the
-price keeps both where r is still right."""
+Gao et al. 2022 found that with d = sqrt(KL) the true reward gains d (alpha - beta log d)
+by RL, and d (alpha - beta d) by best-of-n. PPO's points are the runs of figure 3 and
+three with beta 0; best-of-n's are n = 2 to 512 for three seeds of r, on 64 queries each.
+Runs beyond a KL of 31 are arrows, and are not fitted.
+
+More labels give a larger alpha, and at the same KL (of best-of-n a bound) both optimizers
+gain about the same. The law of best-of-n fits everywhere, but its KL ends at 5 nats,
+where hardly anything bends, and the nine points of a seed share their samples. That of RL
+fails with 417 labels: there the seeds of r differ more than a curve through them says,
+for what r has learned by chance decides what pi finds. And its beta is largest with 5,000
+labels: there the true reward rises steeply, and then stands still near 2.8, as r itself
+does, while direct RL goes on to 3.4 (figure 3).
+
+What shows over-optimization is r beside the true reward. With 5,000 and 1,667 labels the
+true reward gains even more than r, up to a KL of 20. With 417 labels r promises up to
+four deviations, and the labelers see one to three. At the default's KL of 3 that gap is
+0.2 to 0.7.
+
+{table(["with beta 0: three seeds of", "KL", "r", "true reward"], ends)}"""
+
+
+def three_of(runs, key, digits=2):
+    """The values of the runs, one after the other."""
+    return ", ".join(f"{value:.{digits}f}" for value in values_of(runs, key))
 
 
 def figure_4(results):
-    """This result's section of README.md, its numbers from the JSON."""
+    """Figure 4 (3.1.2): win rate over zero-shot, in %, by number of labels."""
     series = results["figure 4"]
     key = "win_rate.zero_shot"
     papers = [(200, 51.9, 78.2), (1000, 84.4, 82.3), (5000, 87.9, 86.3),
@@ -463,17 +508,17 @@ nothing of how much another set would change; with few labels that may be more t
 ± here.
 
 More labels are better here up to 5,000, where the ranges of the seeds do not meet.
-20,000 bring no more than the seeds spread for sentiment, and a point for
-descriptiveness. So it is in the paper, whose one run each falls at 2,500 labels of
-descriptiveness, for the randomness of RL (its footnote 5). With 200 labels the paper
-has 78 % for descriptiveness and we {few["descriptiveness"]:.0f} %, but for sentiment it
-has 52 % and we {few["sentiment"]:.0f} %. So it is not simply that its GPT-2, which has
-read the web, needs fewer labels than a model of six megabytes of stories. What makes
-the difference we do not know."""
+20,000 bring another point, about as much as the seeds spread. So it is in the paper,
+whose one run each falls at 2,500 labels of descriptiveness, for the randomness of RL (its
+footnote 5). With 200 labels the paper has 78 % for descriptiveness and we
+{few["descriptiveness"]:.0f} %, but for sentiment it has 52 % and we
+{few["sentiment"]:.0f} %. So it is not simply that its GPT-2, which has read the web,
+needs fewer labels than a model of six megabytes of stories. What makes the difference we
+do not know."""
 
 
 def table_1(results):
-    """This result's section of README.md, its numbers from the JSON."""
+    """Table 1 (3.1.2): win rates of policies over each other, in %."""
     series = results["table 1"]
 
     def against(task, kind):
@@ -496,13 +541,12 @@ def table_1(results):
     return f"""
 ## Table 1: policies against each other
 
-{picture("table 1")}
-
 {table(["win rate", "sentiment, paper", "here", "descriptiveness, paper", "here"], rows)}
 
 A run is compared with the 5k run of its own seed. One comparison near 50 % has a
-standard error of {standard_error(50):.1f} %, so neither 20,000 labels nor online ones
-can be told from 5,000 offline, as in the paper.
+standard error of {standard_error(50):.1f} %. So online labels cannot be distinguished
+from 5,000 offline ones, as in the paper. 20,000 win a little for descriptiveness, all
+three times; for sentiment they cannot be distinguished either.
 
 The mock reward is the logit of a classifier trained on 12,000 generated reviews of
 goods (`reviews` in `extras/paper.py`). The paper's is a transformer of its own, trained
@@ -515,23 +559,21 @@ it."""
 
 
 def section_23(results):
-    """This result's section of README.md, its numbers from the JSON."""
+    """Section 2.3: labels asked for online, of pi's samples, beside those of rho's."""
     series = results["section 2.3"]
-    optimum = results["figure 2"]["optimum"][0]
-    rows = []
+    rows, differences = [], []
     for task in ("sentiment", "descriptiveness"):
         row = [task]
         for kind in ("offline", "online"):
             runs = series[f"{task}, {kind}"]
             row += [spread(runs, "policy.true_reward"), spread(runs, "policy.kl")]
         rows.append(row)
-    kl_offline = mean_of(series["sentiment, offline"], "policy.kl")
-    kl_online = mean_of(series["sentiment, online"], "policy.kl")
-    gain = (mean_of(series["sentiment, online"], "policy.true_reward")
-            - mean_of(series["sentiment, offline"], "policy.true_reward"))
-    kl, reward, _ = optimum_of(optimum)
-    slope = np.interp(kl_online, kl, reward) - np.interp(kl_offline, kl, reward)
+        offline, online = [mean_of(series[f"{task}, {kind}"], "policy.true_reward")
+                           for kind in ("offline", "online")]
+        differences.append(online - offline)
     n_labels = series["sentiment, online"][0]["numbers"]["labels.n"]
+    online = [run["curve"]["kl"] for run in series["descriptiveness, online"]]
+    furthest = np.mean(online, axis=0).max()
     return f"""
 ## Section 2.3: labels online
 
@@ -540,22 +582,22 @@ def section_23(results):
 {table(["at the end", "offline, 5,000 labels: true reward", "KL",
         f"online, {n_labels:,} labels: true reward", "KL"], rows)}
 
-r is trained 8 times (paper: 20), at equal steps of l(n). The first time is on a quarter
+r is trained 5 times (paper: 20), at equal steps of l(n). The first time is on a quarter
 of the labels (the paper does not state its N0). Since the last step would fall on the
-last episode, a few hundred of the 5,000 are never asked for. All new labels are of
+last episode, {5000 - n_labels:,} of the 5,000 are never asked for. All new labels are of
 samples of pi as it is then; the paper also asks questions with two samples of rho and
 two of pi.
 
-With fewer labels the start is slower, and the end is the same within what can be told.
-The means for sentiment are compared at KL {kl_online:.2f} (online) and {kl_offline:.2f}
-(offline). At the slope of the optimal frontier that alone is worth {slope:.2f} of
-reward, and online is {gain:.2f} ahead. For descriptiveness the seeds spread more than
-the means differ. Online labels may ask about queries that are held out, so r's accuracy
-is not compared here."""
+With fewer labels the start is slower. In the middle the online runs lie higher, but
+further from rho too (for descriptiveness at KL {furthest:.1f}): each new r is normalized
+anew, and beta has to follow it. The end is the same: with online labels the true reward
+differs by {differences[0]:+.2f} for sentiment and {differences[1]:+.2f} for
+descriptiveness, and the seeds differ more. Online labels may ask about queries that are
+held out, so r's accuracy is not compared here."""
 
 
 def table_9(results):
-    """This result's section of README.md, its numbers from the JSON."""
+    """Table 9 (2.4): how often two labelers choose the same of four."""
     series = results["table 9"]
 
     def row(name, paper, key):
@@ -580,16 +622,14 @@ over ties."""
 
 
 def table_10(results):
-    """This result's section of README.md, its numbers from the JSON."""
+    """Table 10: pi without a KL penalty, paid the true reward or r."""
     series = results["table 10"]
     true, learned = series["true score"], series["5,000 labels"]
-    ends = values_of(learned, "policy.true_reward")
-    three = ", ".join(f"{value:.2f}" for value in ends)
     rows = [["paper: the mock reward itself", "+8.0 (log-odds)", "the same", "-"],
             ["here: the true reward itself", spread(true, "policy.reward"), "the same",
              spread(true, "policy.kl", 0)],
-            ["here: r of 5,000 labels", spread(learned, "policy.reward"), three,
-             spread(learned, "policy.kl", 0)]]
+            ["here: r of 5,000 labels", spread(learned, "policy.reward"),
+             three_of(learned, "policy.true_reward"), spread(learned, "policy.kl", 0)]]
     return f"""
 ## Table 10: no KL penalty
 
@@ -597,17 +637,16 @@ def table_10(results):
 
 {table(["at the end", "what pi is paid", "true reward", "KL"], rows)}
 
-Gibberish, as in the paper. Paid the true reward, pi says "love love beautiful love love
-love love". Paid r, it says "Alma warmly and splendid and love and wonderful laughter
-warmly". r, which has learned from sentences, pays no more than
-{mean_of(learned, "policy.reward"):.1f} deviations for any of it, and goes on rising
-while the true reward falls from its peak (middle panel). Where that ends is a matter of
-chance: the three runs have {three}. The labelers, who see words and not sense, still
-prefer all of it to rho. People would not."""
+Paid the true reward, pi says "love beautiful love love love love love": gibberish, as in
+the paper. Every word of praise counts, and the labelers, who see words and not sense,
+prefer all of it to rho. People would not. Paid r of 5,000 labels, pi still speaks English
+after 8,192 episodes, but each seed has found a sentence of its own, and says little else:
+"He warmly wrote a beautiful letter of peace to Alma. Paul warmly wrote a beautiful letter
+of peace to Alma." r has learned from sentences."""
 
 
 def section_42(results):
-    """This result's section of README.md, its numbers from the JSON."""
+    """Section 4.2: r and pi on one trunk, loss of r in nats, beside two trunks."""
     series = results["section 4.2"]
 
     def row(name, key, digits=2):
@@ -622,18 +661,19 @@ def section_42(results):
 
 {picture("section 4.2")}
 
-{table(["1,000 labels, at the end", "two trunks, one epoch", "one trunk, 12 epochs"],
+{table(["1,000 labels, at the end", "two trunks, one epoch", "one trunk, 8 epochs"],
        rows)}
 
 On one trunk r needs many epochs to keep up with pi, and overfits, as the paper says:
 its loss goes on falling on the labels it learns from, while that on held-out labels
-stands still from the middle of the run. Pi learns later and reaches less. In the paper
-it did not work at all; here the reward is simpler. r is normalized after each update,
-so it cannot become over-confident. Without that its loss would show more."""
+stands still from a third of the run on. Pi learns later, and in the end reaches almost as
+much. In the paper it did not work at all; here the reward is simpler. r is normalized
+after each update, so it cannot become over-confident. Without that its loss would show
+more."""
 
 
 def section_44(results):
-    """This result's section of README.md, its numbers from the JSON."""
+    """Section 4.4: the reward's sign turned, and KL's too."""
     series = results["section 4.4"]
     rows = [[label, spread(runs, "policy.true_reward"), spread(runs, "policy.kl"),
              spread(runs, "win_rate.zero_shot", 1)] for label, runs in series.items()]
@@ -644,13 +684,15 @@ def section_44(results):
 
 {table(["at the end", "true reward", "KL", "win rate over zero-shot, %"], rows)}
 
-With the reward's sign turned, and KL still a price, pi is as fluent as ever and as
-unkind as it can be: "Paul was furious and nervously ignored Clara with fear." That is
-what the authors found in the morning. They say that the sign of KL was turned as well.
-If it was turned first and then that of the whole, -(r + beta KL), KL was a price again,
-as in the second row. The paper does not say. Where pi is paid for KL (third row) it
-runs to {mean_of(series["both signs turned"], "policy.kl"):.0f} nats: "did did did did
-did". Both rewards are then near -1, for most responses find no period and are paid -1.
+With the reward's sign turned, and KL still a price, pi is as fluent as ever and as unkind
+as it can be: "She wept over the dirty mossy dog by the chimney. Clara hated the dirty
+drum and the hate it brought." That is what the authors found in the morning. They say
+that the sign of KL was turned as well. If it was turned first and then that of the whole,
+-(r + beta KL), KL was a price again, as in the second row. The paper does not say. Where
+pi is paid for KL (third row) it runs to
+{mean_of(series["both signs turned"], "policy.kl"):.0f} nats: "He noise noise noise noise
+noise noise trouble". Both rewards are then near -1, for most responses find no period and
+are paid -1.
 
 The logged `score` rises in the second run as in the first; `true` tells them apart.
 Tests of eq. 2 by hand, of the sign of KL, and of PPO's exact optimum would have caught
@@ -693,7 +735,7 @@ SEEDS_ROWS = [               # name, the paper's, the number, its digits
 
 
 def seeds(results):
-    """This result's section of README.md, its numbers from the JSON."""
+    """The default run with five seeds, both tasks, beside the released code's."""
     series = results["seeds"]
     rows = [[name, paper, spread(series["sentiment"], key, digits),
              spread(series["descriptiveness"], key, digits)]
@@ -710,13 +752,15 @@ Rho, labels, r and pi all differ from seed to seed. The column of the released s
 is read off published plots of the reward in training, with one set of labels and other
 queries, so that only the size of the spread invites comparison.
 
-For sentiment pi comes within 2 % of the optimum's gain, and beta ends at the optimum's:
+For sentiment pi comes to {mean_of(series["sentiment"], "policy.share_of_optimum"):.1%} of
+the optimum's gain, an estimate that is 1 to 2 % too high, and beta ends at the optimum's:
 at this price pi is converged. For descriptiveness
 {100 * (1 - mean_of(series["descriptiveness"], "policy.share_of_optimum")):.0f} % are
 left, of which half is explained (see "Which critic" in the README of extras). Pi wins as
-often as samples of the optimum do (on 512 questions a seed). So does the best of 64
-samples of rho, at about the same KL and without training: who has a reward model and can
-pay 64 samples an answer needs no PPO. What pi has learned costs nothing when it is used.
+often as samples of the optimum do (on 32 queries a seed, 16 questions about each). So
+does the best of 64 samples of rho, at about the same KL and without training: who has a
+reward model and can pay 64 samples an answer needs no PPO. What pi has learned costs
+nothing when it is used.
 
 KL is a price for leaving rho, not for saying one thing. Three of 124 frames make up
 {100 * mean_of(series["sentiment"], "policy.sameness"):.0f} % of pi's sentences,
@@ -724,3 +768,25 @@ KL is a price for leaving rho, not for saying one thing. Three of 124 frames mak
 {100 * mean_of(series["sentiment"], "policy.optimal_sameness"):.0f} % of the optimum's:
 so it is the objective's doing, not PPO's."""
 
+
+def long_runs(results):
+    """Direct RL for 98,304 episodes at KL target 1: does KL, in nats, stay there?"""
+    runs = results["long runs"]["KL target 1"]
+    furthest = max(max(run["curve"]["kl"]) for run in runs)
+    return f"""
+## Long runs
+
+{picture("long runs")}
+
+98,304 episodes of direct RL at KL target 1, five seeds. They end at KL
+{spread(runs, "policy.kl")} with a true reward of {spread(runs, "policy.true_reward")};
+no mean over a twenty-fourth of a run was above KL {furthest:.1f}."""
+
+
+# The sections, each a function of all results {title: {label: [run, ...]}}, in the order
+# of the text.
+SECTIONS = {"figure 2": figure_2, "figure 3": figure_3,
+            "over-optimization": over_optimization, "figure 4": figure_4,
+            "table 1": table_1, "section 2.3": section_23, "table 9": table_9,
+            "table 10": table_10, "section 4.2": section_42, "section 4.4": section_44,
+            "seeds": seeds, "long runs": long_runs}
