@@ -128,8 +128,9 @@ QUICK = dict(n_embd=64, passages=2500, lm_steps=450, lm_lr=1e-2, n_labels=1000,
              optimum_samples=128)
 
 
-# here: for --text, with as many steps as its size allows (see `settings_of_text`).
-TEXT = dict(share=0.15, vocab_size=2048, query_min=8, query_max=80, response_length=48)
+# here: for --text. A novel's sentences are longer than the stories'.
+TEXT = dict(share=0.15, vocab_size=2048, query_min=8, query_max=80, response_length=48,
+            kl_target=6.0, episodes=8192)
 
 
 # --- the five stages --------------------------------------------------------------------
@@ -339,7 +340,9 @@ def run(cfg):
 def passages_of(cfg):
     """What rho learns from: the text that is given, or stories."""
     if cfg.text:
-        return read_passages(Path(cfg.text))
+        passages = read_passages(Path(cfg.text))
+        print(what_to_expect(passages))
+        return passages
     rng = random.Random(cfg.seed)
     return [stories.passage(rng) for _ in range(cfg.passages)]
 
@@ -653,6 +656,14 @@ def settings_of_text(path):
     training for each 1,200 characters, 100 to 2,500 of them; a novel has some 400."""
     characters = sum(len(passage) for passage in read_passages(path))
     return {**TEXT, "lm_steps": min(2500, max(100, characters // 1200))}
+
+
+def what_to_expect(passages):
+    """Said before rho reads a text of one's own."""
+    millions = sum(len(passage) for passage in passages) / 1e6
+    return (f"{millions:.1f} million characters, to learn to write from. From a novel, "
+            "half a million, rho learns words and turns of phrase, but few sentences "
+            "that make sense")
 
 
 def memory_of(cfg):

@@ -17,7 +17,8 @@ in the released code, not over the batch; and a mean over the tokens of a miniba
 mean of the ranks' means, which weighs a rank with shorter responses a little more. With
 `--micro_batches` each rank's minibatch is read in parts, whose gradients add up to that
 of the whole: less memory, the same mathematics. With `--bfloat16` the models compute in
-bfloat16 on CUDA; the sampler's and the scorer's probabilities then agree less well.
+bfloat16, their weights stay float32: on a GPU much faster (on a CPU slower). The
+sampler's and the scorer's probabilities then agree less well.
 
 Omitted: a model that does not fit on one device; checkpoints of PPO (rlhf.py's are of one
 process: a stopped run starts PPO again).
@@ -164,7 +165,7 @@ def read_options(argv):
     parser.add_argument("--micro_batches", type=int, default=1,
                         help="parts in which a rank reads its minibatch (here: 1)")
     parser.add_argument("--bfloat16", action="store_true",
-                        help="compute in bfloat16, on CUDA")
+                        help="compute in bfloat16")
     options, rest = parser.parse_known_args(argv)
     cfg = rlhf.read_config(rest)
     ranks = dist.get_world_size()
@@ -174,8 +175,6 @@ def read_options(argv):
     if cfg.batch_size % (ranks * cfg.minibatches):
         raise UserError(f"--batch_size is {cfg.batch_size}, but must be a multiple of "
                         f"{ranks} processes x {cfg.minibatches} minibatches")
-    if options.bfloat16 and cfg.device != "cuda":
-        raise UserError("--bfloat16 needs a GPU with CUDA")
     return options, cfg
 
 
@@ -185,17 +184,20 @@ def main(argv=None):
         here = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
         gpus = torch.cuda.device_count() >= here[1]
         # Rank 0's stages before PPO may take days, in which the others wait.
-        dist.init_process_group("nccl" if gpus else "gloo", timeout=timedelta(days=30))
-        options, cfg = read_options(argv)
+        device = torch.device("cuda", here[0]) if gpus else torch.device("cpu")
         if gpus:
-            torch.cuda.set_device(here[0])
-        else:
-            cfg = replace(cfg, device="cpu")
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if gpus else "gloo", timeout=timedelta(days=30),
+                                device_id=device if gpus else None)
+        options, cfg = read_options(argv)
+        cfg = replace(cfg, device=device.type)
         if options.micro_batches > 1:
             ppo.ppo_step = partial(micro_batch_step, n=options.micro_batches)
         there = Path(cfg.out, "policy.pt").exists()
         dist.barrier()                           # all have looked before rank 0 goes on
-        with torch.autocast("cuda", torch.bfloat16, enabled=options.bfloat16):
+        # Without its cache, which would keep the weights as they were before training.
+        with torch.autocast(device.type, torch.bfloat16, enabled=options.bfloat16,
+                            cache_enabled=False):
             if dist.get_rank() == 0:
                 lead(cfg)
             elif not there:

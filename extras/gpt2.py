@@ -38,7 +38,7 @@ from gpt import GPT
 from reward import RewardModel, parse_comparison, write_comparisons
 from rlhf import (Config, Parser, Progress, check, devices, load, load_rho, load_saved,
                   new_model, open_closed_streams, pretrain, read_config_of, reading,
-                  save_rho, whole_file, write_json)
+                  save_rho, settings_of_text, what_to_expect, whole_file, write_json)
 from text import END_OF_TEXT, Tokenizer, UserError, read_passages, split_passages
 
 WEIGHTS = "https://huggingface.co/openai-community/{}/resolve/main/model.safetensors"
@@ -540,11 +540,11 @@ def rho_settings(options, usual):
     return cfg
 
 
-def next_command(path, cfg, released):
+def next_command(path, cfg, ppo):
     """What to go on with from a rho.pt: all that differs from rlhf.py's own settings."""
     names = ["seed", "device", "query_min", "query_max", "response_length",
              "truncate_after"]
-    run = Config(rho=str(path), out=f"{path.with_suffix('')}-run", **released)
+    run = Config(rho=str(path), out=f"{path.with_suffix('')}-run", **ppo)
     run = replace(run, **{name: getattr(cfg, name) for name in names})
     words = ["python", "rlhf.py"]
     for f in fields(Config):
@@ -556,17 +556,29 @@ def next_command(path, cfg, released):
     return " ".join(words)
 
 
+def ask_command(path, cfg):
+    """How to label samples of a rho.pt."""
+    rho, to = shlex.quote(str(path)), shlex.quote(str(path.with_name("labels.jsonl")))
+    return (f"python -m extras.label ask --rho {rho} --response_length "
+            f"{cfg.response_length} --to {to}")
+
+
 def rho_command(options):
     """A rho.pt: published weights or a new model, trained on a text, and queries from
     it."""
     path = Path(options.path)
     refuse_existing(path, "--out")
-    usual = {}
+    usual, ppo = {}, {}
     if options.weights:
         usual = dict(lm_steps=1000 if options.text else 0, lm_lr=5e-5)
+    elif options.text:
+        usual = settings_of_text(Path(options.text))
+        ppo = {name: usual[name] for name in ("kl_target", "episodes")}
     cfg = rho_settings(options, usual)           # before anything is downloaded
     if options.text:
         passages = read_passages(Path(options.text))
+        if not options.weights:
+            print(what_to_expect(passages))
     else:
         rng = random.Random(cfg.seed)
         passages = [stories.passage(rng) for _ in range(cfg.passages)]
@@ -574,13 +586,12 @@ def rho_command(options):
     device = cfg.device or devices()[0]
 
     seeded(cfg.seed, "language_model")           # so a new model is rlhf.py's, bit by bit
-    released = {}
     if options.weights:
         weights = weights_file(options.weights)
         rho = read_gpt2(weights)
         tokenizer = choose_tokenizer(options.tokenizer, weights)
         if rho.shape["vocab_size"] == GPT2_VOCAB_SIZE:
-            released = RELEASED
+            ppo = RELEASED
             cfg = rho_settings(options, {**usual, **RELEASED_QUERIES})
     else:
         tokenizer = choose_tokenizer(options.tokenizer, None)
@@ -599,7 +610,9 @@ def rho_command(options):
         print(f"{sum(len(group) for group in groups.values())} queries for {name}")
     path.parent.mkdir(parents=True, exist_ok=True)
     save_rho(path, rho, tokenizer, queries, losses)
-    print(f"{path} is made. Go on with:\n\n{next_command(path, cfg, released)}")
+    print(f"{path} is made. Go on with:\n\n{next_command(path, cfg, ppo)}")
+    if options.text and not options.weights:
+        print(f"\nLabels of your own, for its --labels:\n\n{ask_command(path, cfg)}")
 
 
 def check_fit(rho, tokenizer, cfg):
@@ -630,13 +643,13 @@ def add_rho_options(parser):
         "encoder.json; if not given, that of the weights, or one trained on the text")
     add("--out", str, "the file to make (here: 'out/rho.pt')", dest="path",
         default="out/rho.pt")
-    add("--steps", int, "of training (here: 2500 from nothing; with weights 1000 on a "
-        "text, 0 without)", "--lm_steps", dest="lm_steps")
+    add("--steps", int, "of training (here: 2500 on stories, by its size on a text; "
+        "with weights 1000 on a text, 0 without)", "--lm_steps", dest="lm_steps")
     add("--lr", float, "peak learning rate (here: 0.006 from nothing, 5e-05 with "
         "weights)", "--lm_lr", dest="lm_lr")
     add("--batch", int, "windows a step (here: 16)", "--lm_batch", dest="lm_batch")
-    add("--query_min", int, "tokens of the shortest query (here: 9; GPT-2: 32)")
-    add("--query_max", int, "tokens of the longest query (here: 14; GPT-2: 64)")
+    add("--query_min", int, "tokens of the shortest query (here: 9; text: 8; GPT-2: 32)")
+    add("--query_max", int, "tokens of the longest query (here: 14; text: 80; GPT-2: 64)")
     for name in ("seed", "device", "passages", "share", "vocab_size", "n_layer", "n_head",
                  "n_embd", "response_length"):
         f = known[name]
