@@ -23,12 +23,16 @@ import os
 import random
 import re
 import shutil
+import signal
 import sys
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
+
+if __name__ == "__main__":           # Ctrl-C in the seconds of the imports just ends it
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import torch
 from torch.optim.lr_scheduler import LinearLR
@@ -821,4 +825,5 @@ def open_closed_streams():
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main())

@@ -12,9 +12,12 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import random
 import re
 import shutil
+import signal
+import subprocess
 import sys
 import types
 from functools import partial
@@ -1848,6 +1851,17 @@ def test_a_run_of_another_version(copy_of_run, capsys):
         (copy_of_run / "config.json").write_text(json.dumps({**config, name: value}))
         said = refused(["sample", "--out", str(copy_of_run), "--prompt", "Hi."], capsys)
         assert f"config.json: {name} {value!r} is no setting of this version" in said
+
+
+def test_ctrl_c_during_the_imports_is_no_traceback(tmp_path):
+    (tmp_path / "torch.py").write_text("import time; print(1, flush=True); time.sleep(60)")
+    with subprocess.Popen([sys.executable, Path(__file__).with_name("rlhf.py")],
+                          env={**os.environ, "PYTHONPATH": str(tmp_path)}, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+        program.stdout.readline()                            # it imports torch, or would
+        program.send_signal(signal.SIGINT)
+        assert program.stderr.read() == ""
+    assert program.returncode == -signal.SIGINT
 
 
 def test_closed_streams_are_no_traceback(monkeypatch):
