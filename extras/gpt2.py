@@ -258,8 +258,8 @@ def read_gpt2(path):
             config = {**config, **json.loads(beside.read_text("utf-8-sig"))}
     odd = [name for name, values in ALLOWED.items()
            if config.get(name, values[0]) not in values]
-    output_layer = tensors.pop("lm_head.weight", tensors["wte.weight"])
-    if not output_layer.equal(tensors["wte.weight"]):
+    output_layer = tensors.pop("lm_head.weight", None)
+    if output_layer is not None and not output_layer.equal(tensors["wte.weight"]):
         odd.append("lm_head: it is not the embedding")
     if odd:
         raise UserError(f"{path}: not a GPT-2 ({', '.join(odd)})")
