@@ -693,7 +693,7 @@ def check(cfg):
     for f in fields(cfg):
         value, least = getattr(cfg, f.name), f.metadata["least"]
         if f.type in (int, float):
-            need(math.isfinite(value), f.name, "a finite number")
+            need(abs(value) < 1e30, f.name, "a finite number below 1e30")
             if least is None:
                 need(value > 0, f.name, "above 0")
             else:

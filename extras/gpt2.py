@@ -23,6 +23,7 @@ import json
 import math
 import random
 import shlex
+import socket
 import sys
 from dataclasses import fields, replace
 from functools import cache, partial
@@ -67,6 +68,7 @@ def download(url, read):
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     print(f"downloading {url}")
+    socket.setdefaulttimeout(60)                 # for a server that never answers
     try:
         with whole_file(path) as part:
             try:
@@ -76,8 +78,9 @@ def download(url, read):
                 part.unlink(missing_ok=True)
                 raise
     except (OSError, http.client.HTTPException, ValueError, UserError) as e:
-        raise UserError(f"{url} cannot be downloaded ({e}); fetch it by other means and "
-                        "give the path of the file") from None
+        reason = " ".join(str(e).split())        # of some, several lines
+        raise UserError(f"{url} cannot be downloaded ({reason}); fetch it by other means "
+                        "and give the path of the file") from None
     return path
 
 
