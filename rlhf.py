@@ -693,7 +693,8 @@ def check(cfg):
     for f in fields(cfg):
         value, least = getattr(cfg, f.name), f.metadata["least"]
         if f.type in (int, float):
-            need(abs(value) < 1e30, f.name, "a finite number below 1e30")
+            need(value == 0 or 1e-30 < abs(value) < 1e30, f.name,
+                 "a finite number, 0 or from 1e-30 to 1e30")
             if least is None:
                 need(value > 0, f.name, "above 0")
             else:

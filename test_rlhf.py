@@ -1918,6 +1918,8 @@ def test_a_stop_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     (["--labels", "/nowhere/a.jsonl"], "--labels is '/nowhere/a.jsonl', but must be a file"),
     (["--lr", "-1"], "--lr is -1.0, but must be above 0"),
     (["--lr", "nan"], "--lr is nan, but must be a finite number"),
+    (["--clip", "1e308"], "--clip is 1e+308, but must be a finite number"),
+    (["--temperature", "1e-300"], "--temperature is 1e-300, but must be a finite number"),
     (["--seed", "-1"], "--seed is -1, but must be at least 0"),
     (["--vocab_size", "256"], "--vocab_size is 256, but must be at least 257"),
     (["--beta", "0"], "--beta is 0.0, but must be above 0, or --kl_target 0"),
