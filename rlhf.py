@@ -594,6 +594,7 @@ def check_rho(shape, weights, tokens, queries, losses):
     known = {token.encode("latin-1") for token in tokens}
     need(len(tokens) <= shape["vocab_size"], "more tokens than vocab_size")
     need(known >= {bytes([b]) for b in range(256)}, "a byte that is no token")
+    need(len(known - {b""}) == sum(token != "" for token in tokens), "a token twice")
     for part in ("reward", "policy", "evaluation"):
         need(len(queries[part]) > 0, f"no queries for {part}")
         for length, group in queries[part].items():
@@ -693,8 +694,8 @@ def check(cfg):
     for f in fields(cfg):
         value, least = getattr(cfg, f.name), f.metadata["least"]
         if f.type in (int, float):
-            need(value == 0 or 1e-30 < abs(value) < 1e30, f.name,
-                 "a finite number, 0 or from 1e-30 to 1e30")
+            need(value == 0 or 1e-30 < abs(value) < 1e18, f.name,
+                 "a finite number, 0 or from 1e-30 to 1e18")
             if least is None:
                 need(value > 0, f.name, "above 0")
             else:
@@ -751,8 +752,10 @@ def sample_command(argv):
     if options.temperature is not None:
         cfg = replace(cfg, temperature=options.temperature)
     check(replace(cfg, rho="", labels="", text="", device=""))
-    if options.n < 1:
-        raise UserError(f"--n is {options.n}, but must be above 0")
+    if not 1 <= options.n <= 10000:
+        raise UserError(f"--n is {options.n}, but must be from 1 to 10000")
+    if not 0 <= options.seed < 2 ** 63:
+        raise UserError(f"--seed is {options.seed}, but must be from 0 to 2^63 - 1")
 
     rho, tokenizer, queries, _ = load_rho(folder / "rho.pt", "cpu")
     pi = load(copy.deepcopy(rho), folder / "policy.pt", "policy")
@@ -823,6 +826,8 @@ def open_closed_streams():
         sys.stderr = open(os.devnull, "w")
     if hasattr(sys.stdout, "reconfigure"):       # for a terminal without every letter
         sys.stdout.reconfigure(errors="backslashreplace")
+    if hasattr(sys.stdin, "reconfigure"):        # for input that is not UTF-8
+        sys.stdin.reconfigure(errors="replace")
 
 
 if __name__ == "__main__":

@@ -1822,6 +1822,7 @@ def test_damaged_files_are_one_sentence(name, content, copy_of_run, capsys):
     (lambda saved: saved.update(extra=1), "extra"),
     (lambda saved: saved["tokens"].remove("."), "a byte that is no token"),
     (lambda saved: saved["tokens"].extend("ab" * 999), "more tokens than vocab_size"),
+    (lambda saved: saved["tokens"].__setitem__(-1, "."), "a token twice"),
     (lambda saved: saved["queries"].pop("policy"), "'policy' is missing"),
     (lambda saved: saved["queries"]["policy"].clear(), "no queries for policy"),
     (lambda saved: saved["queries"]["reward"].update({9: torch.zeros(2, 8)}), "of 9 tokens"),
@@ -1918,6 +1919,7 @@ def test_a_stop_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     (["--labels", "/nowhere/a.jsonl"], "--labels is '/nowhere/a.jsonl', but must be a file"),
     (["--lr", "-1"], "--lr is -1.0, but must be above 0"),
     (["--lr", "nan"], "--lr is nan, but must be a finite number"),
+    (["--episodes", "1" + "0" * 39], "but must be a finite number"),
     (["--clip", "1e308"], "--clip is 1e+308, but must be a finite number"),
     (["--temperature", "1e-300"], "--temperature is 1e-300, but must be a finite number"),
     (["--seed", "-1"], "--seed is -1, but must be at least 0"),
@@ -2151,6 +2153,9 @@ def test_sample_refuses_in_one_sentence(a_run, tmp_path, capsys):
     for options, words in ((["--prompt", "word " * 99], "this one has"),
                            (["--prompt", " "], "words"),
                            (["--prompt", PROMPT, "--n", "0"], "--n is 0"),
+                           (["--prompt", PROMPT, "--n", "1" + "0" * 25], "from 1 to 10000"),
+                           (["--prompt", PROMPT, "--seed", "-1"], "--seed is -1"),
+                           (["--prompt", PROMPT, "--seed", str(2 ** 64)], "--seed is"),
                            (["--prompt", PROMPT, "--temperature", "0"], "--temperature is 0.0")):
         assert words in refused(["sample", "--out", str(a_run), *options], capsys)
     assert "no finished policy" in refused(["sample", "--out", str(tmp_path)], capsys)
