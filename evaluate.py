@@ -423,13 +423,13 @@ def samples_text(cfg, rho, pi, reward, queries, sampling, tokenizer):
 def closing_table(results):
     """The results as a run prints them at its end: what, its value, what to compare."""
     lm, r, policy = results["language_model"], results["reward_model"], results["policy"]
-    best = ""
+    limits = ""
     if r["best_loss"] is not None:
-        best = f"best possible {r['best_accuracy']:.3f}, {r['best_loss']:.3f}"
+        limits = f"best possible {r['best_accuracy']:.3f}, {r['best_loss']:.3f}"
     rows = [
         ("language model", f"loss {lm['loss']:.3f}", f"unigram {lm['unigram_loss']:.3f}"),
         (f"reward model, {r['n']} questions",
-         f"accuracy {r['accuracy']:.3f}, loss {r['loss']:.3f}", best),
+         f"accuracy {r['accuracy']:.3f}, loss {r['loss']:.3f}", limits),
         ("KL(pi, rho)", f"{policy['kl']:.2f} nats",
          f"target {policy['kl_target'] or 'none'}"),
         ("reward of pi", f"{policy['reward']:+.2f}",
