@@ -694,8 +694,9 @@ def check(cfg):
     for f in fields(cfg):
         value, least = getattr(cfg, f.name), f.metadata["least"]
         if f.type in (int, float):
-            need(value == 0 or 1e-30 < abs(value) < 1e18, f.name,
-                 "a finite number, 0 or from 1e-30 to 1e18")
+            need(value == 0 or 1e-38 < abs(value) < 3e38, f.name,
+                 "a finite number, 0 or from 1e-38 to 3e38")
+            need(f.type is float or value < 10 ** 18, f.name, "below 1e18")
             if least is None:
                 need(value > 0, f.name, "above 0")
             else:

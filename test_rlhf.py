@@ -1920,6 +1920,7 @@ def test_a_stop_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     (["--lr", "-1"], "--lr is -1.0, but must be above 0"),
     (["--lr", "nan"], "--lr is nan, but must be a finite number"),
     (["--episodes", "1" + "0" * 39], "but must be a finite number"),
+    (["--reward_batch", "1" + "0" * 25], "but must be below 1e18"),
     (["--clip", "1e308"], "--clip is 1e+308, but must be a finite number"),
     (["--temperature", "1e-300"], "--temperature is 1e-300, but must be a finite number"),
     (["--seed", "-1"], "--seed is -1, but must be at least 0"),

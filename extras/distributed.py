@@ -29,6 +29,7 @@ import json
 import math
 import os
 import sys
+from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -73,23 +74,27 @@ def micro_batch_step(pi, optimizer, batch, advantages, returns, cfg, n):
     """ppo.ppo_step, but a minibatch is read in n parts. The loss of a part is weighted by
     its share of the tokens, so that the gradients add up to that of the whole."""
     optimizer.zero_grad(set_to_none=True)
-    total = batch.response_mask.sum()
-    sums = {"policy_loss": 0.0, "value_loss": 0.0, "clipfrac": 0.0, "approx_kl": 0.0}
+    total = batch.response_mask.sum().item()
+    sums = Counter()
     for rows in torch.arange(len(batch.query)).tensor_split(n):
         part = Rollout(*[field[rows] for field in batch])
         mask = part.response_mask
         old_logprobs = part.logprobs[mask]                           # (N,)
         h = response_states(pi.trunk, part.query, part.response)     # (B, T, C)
         logprobs = token_logprobs(pi.trunk, h[mask], part.response[mask], cfg.temperature)
-        values = pi.values(part.query, part.response, h)[mask]       # (N,)
-        loss_pi, clipfrac = policy_loss(logprobs, old_logprobs, advantages[rows][mask],
-                                        cfg.clip)
-        loss_v = value_loss(values, part.values[mask], returns[rows][mask], cfg.clip)
-        share = mask.sum() / total
-        (share * (loss_pi + cfg.vf_coef * loss_v)).backward()
+        loss, clipfrac = policy_loss(logprobs, old_logprobs, advantages[rows][mask],
+                                     cfg.clip)
         approx_kl = 0.5 * ((logprobs - old_logprobs) ** 2).mean()
-        for name, value in zip(sums, (loss_pi, loss_v, clipfrac, approx_kl)):
-            sums[name] += (share * value).item()
+        share = mask.sum().item() / total
+        sums["policy_loss"] += share * loss.item()
+        sums["clipfrac"] += share * clipfrac.item()
+        sums["approx_kl"] += share * approx_kl.item()
+        if pi.value_head is not None:
+            values = pi.values(part.query, part.response, h)[mask]   # (N,)
+            loss_v = value_loss(values, part.values[mask], returns[rows][mask], cfg.clip)
+            sums["value_loss"] += share * loss_v.item()
+            loss = loss + cfg.vf_coef * loss_v
+        (share * loss).backward()
     optimizer.step()
     return sums
 
