@@ -778,8 +778,9 @@ def add_win_rates(cfg):
 def run_one(folder):
     """In a process of its own, see `start`: the run that run.json describes."""
     plan = rlhf.read_json(folder / "run.json")
-    cfg = rlhf.Config(**plan["config"])
-    needs = [Path(path) for path in plan["needs"]]
+    with rlhf.reading(folder / "run.json"):
+        cfg = rlhf.Config(**plan["config"])
+        needs = [Path(path) for path in plan["needs"]]
     if plan["variant"] == "default":
         with rlhf.run_folder(cfg):
             rlhf.run(cfg)
@@ -1018,8 +1019,10 @@ def command(argv):
     if options.what[0] == "run" and len(options.what) == 2:          # see `start`
         run_one(Path(options.what[1]))
     elif what == "results":
+        with rlhf.reading(RESULTS):
+            told = readme()
         with rlhf.whole_file(RESULTS / "README.md") as part:
-            part.write_text(readme(), "utf-8")
+            part.write_text(told, "utf-8")
         print(RESULTS / "README.md")
     else:
         make_all(what, options.redraw, options.quick)
@@ -1043,8 +1046,9 @@ def make_all(what, redraw, quick):
         if not redraw:
             write_summary(title, folder, home, quick)
         if EXPERIMENTS[title].panels:
-            with rlhf.whole_file(file_of(title, folder, "png")) as part:
+            with rlhf.reading(file_of(title, folder)):
                 series = load_series(title, folder)
+            with rlhf.whole_file(file_of(title, folder, "png")) as part:
                 figure = draw(EXPERIMENTS[title].panels, series)
                 if quick:
                     stamp(figure, series)

@@ -203,6 +203,17 @@ def test_ctrl_c_stops_the_children(tmp_path, monkeypatch, capsys):
     assert len(children) == 1 and children[0].poll() is not None
 
 
+@pytest.mark.parametrize("content", ["{}", "[]", '{"series": []}', "noise"])
+def test_a_damaged_result_is_one_sentence(content, tmp_path, monkeypatch, capsys):
+    (tmp_path / "figure_2.json").write_text(content)
+    monkeypatch.setattr(paper, "RESULTS", tmp_path)
+    assert paper.main(["figure", "2", "--redraw"]) == 2
+    assert "figure_2.json is damaged, or not what it should be" in capsys.readouterr().err
+    (tmp_path / "run.json").write_text(content)
+    assert paper.main(["run", str(tmp_path)]) == 2
+    assert "run.json is damaged, or not what it should be" in capsys.readouterr().err
+
+
 def test_what_is_not_a_figure_is_one_sentence(capsys):
     assert paper.main(["figure", "7"]) == 2
     assert "'figure 7' is not one of: figure 2, " in capsys.readouterr().err
