@@ -134,7 +134,7 @@ QUICK = dict(n_embd=64, passages=2500, lm_steps=450, lm_lr=1e-2, n_labels=1000,
 
 # here: for --text. A novel's sentences are longer than the stories'.
 TEXT = dict(share=0.15, vocab_size=2048, query_min=8, query_max=80, response_length=48,
-            kl_target=6.0, episodes=8192)
+            kl_target=6.0, beta=0.1, episodes=8192)
 
 
 # --- the five stages --------------------------------------------------------------------

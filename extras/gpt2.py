@@ -576,7 +576,7 @@ def rho_command(options):
         usual = dict(lm_steps=1000 if options.text else 0, lm_lr=5e-5)
     elif options.text:
         usual = settings_of_text(Path(options.text))
-        ppo = {name: usual[name] for name in ("kl_target", "episodes")}
+        ppo = {name: usual[name] for name in ("kl_target", "beta", "episodes")}
     cfg = rho_settings(options, usual)           # before anything is downloaded
     if options.text:
         passages = read_passages(Path(options.text))
