@@ -239,8 +239,8 @@ def save_checkpoint(folder, done, pi, optimizer, to_zero, kl_control, progress):
     """checkpoint.pt: all that PPO needs to go on after `done` updates."""
     save(folder / "checkpoint.pt", done=done, policy=pi.state_dict(),
          optimizer=optimizer.state_dict(), schedule=to_zero.state_dict(),
-         beta=kl_control.beta, random=random_state(pi.trunk.device),
-         seconds=time.time() - progress.started)
+         beta=kl_control.beta, device=pi.trunk.device.type,
+         random=random_state(pi.trunk.device), seconds=time.time() - progress.started)
 
 
 def load_checkpoint(folder, pi, optimizer, to_zero, kl_control, progress):
@@ -248,13 +248,18 @@ def load_checkpoint(folder, pi, optimizer, to_zero, kl_control, progress):
     path = folder / "checkpoint.pt"
     with reading(path):
         saved = load_saved(path)
+        if saved["device"] != pi.trunk.device.type:
+            raise UserError(f"{path} was made with --device {saved['device']}; go on "
+                            "with that, or delete it to start PPO again")
         pi.load_state_dict(saved["policy"])
         optimizer.load_state_dict(saved["optimizer"])
         to_zero.load_state_dict(saved["schedule"])
         kl_control.beta = saved["beta"]
         torch.set_rng_state(saved["random"][0])
-        if pi.trunk.device.type == "cuda":
+        if saved["device"] == "cuda":
             torch.cuda.set_rng_state(saved["random"][1])
+        elif saved["device"] == "mps":
+            torch.mps.set_rng_state(saved["random"][1])
         progress.started -= saved["seconds"]
         return saved["done"]
 
@@ -263,6 +268,8 @@ def random_state(device):
     states = [torch.get_rng_state()]
     if device.type == "cuda":
         states.append(torch.cuda.get_rng_state())
+    elif device.type == "mps":
+        states.append(torch.mps.get_rng_state())
     return states
 
 
@@ -309,6 +316,7 @@ def run(cfg):
     train = train[:cfg.n_labels]             # of given labels too: fewer, to compare with
 
     if not (folder / "reward.pt").exists():
+        (folder / "checkpoint.pt").unlink(missing_ok=True)   # of an r that is gone
         with stage(cfg, "reward_model") as progress:
             r = train_reward(cfg, rho, tokenizer, train, queries["reward"], sampling,
                              progress)
@@ -356,8 +364,9 @@ def write_results(folder, results, samples):
     with reading(folder / "metrics.jsonl"):
         lines = (folder / "metrics.jsonl").read_text().splitlines()
         log = [json.loads(line) for line in lines]
-        for name in ("episode", "score", "kl", "beta"):
-            [float(line[name]) for line in log]
+        for line in log:
+            for name in ("episode", "score", "kl", "beta"):
+                float(line[name])
         beta, episodes = log[-1]["beta"], log[-1]["episode"]
     with reading(folder / "seconds.json"):
         seconds = read_json(folder / "seconds.json")     # not of stages that were given
@@ -613,8 +622,10 @@ def read_config_of(folder):
     saved = read_json(path)
     known = {f.name: f for f in fields(Config)}
     for name, value in saved.items():
-        kinds = {float: (float, int)}.get(known[name].type if name in known else None)
-        if name not in known or not isinstance(value, kinds or known[name].type):
+        kind = known[name].type if name in known else ()
+        if kind is float:
+            kind = (float, int)
+        if not isinstance(value, kind):
             raise UserError(f"{path}: {name} {value!r} is no setting of this version")
     return Config(**saved)
 
@@ -647,13 +658,15 @@ def read_config(argv):
     given = vars(parser.parse_args(argv))                # only what was given
     preset = QUICK if given.get("quick") else {}
     if given.get("text") and not given.get("rho"):
-        preset = {**preset, **settings_of_text(Path(given["text"]))}
+        preset = {**settings_of_text(Path(given["text"])), **preset}
     cfg = Config(**{**preset, **given})
     check(cfg)
     folder = f"out/{cfg.task}-seed{cfg.seed}"
     if cfg.quick:
         folder += "-quick"
-    return replace(cfg, device=cfg.device or devices()[0], out=cfg.out or folder)
+    cfg = replace(cfg, device=cfg.device or devices()[0], out=cfg.out or folder)
+    check_memory(cfg)
+    return cfg
 
 
 def settings_of_text(path):
@@ -671,18 +684,30 @@ def what_to_expect(passages):
             "that make sense")
 
 
-def memory_of(cfg):
-    """About how many bytes a run takes: its models, what is kept of its texts, and the
-    largest batches."""
+def least_memory(cfg):
+    """Bytes that a run on the CPU takes at the least: its models, texts and rows of
+    batches, without what a backward pass keeps."""
     S = cfg.query_max + cfg.response_length
     weights = (12 * cfg.n_layer * cfg.n_embd + cfg.vocab_size + S) * cfg.n_embd
-    models = 4 * weights * 10            # rho, r; pi and V with a gradient and Adam's two
-    windows = cfg.lm_steps * cfg.lm_batch * 8
-    texts = cfg.passages * 4000 + cfg.n_labels * (40 * S + 1000)
-    rows = max(cfg.batch_size, cfg.optimum_samples)
-    batch = 4 * rows * (3 * cfg.response_length * cfg.vocab_size / cfg.minibatches
-                        + 2 * cfg.n_layer * S * cfg.n_embd)
-    return models + windows + texts + batch
+    # rho and r once; pi, and a V of its own, with gradients and Adam's two averages.
+    copies = 10 if cfg.critic == "own" else 6
+    models = 4 * weights * copies
+    texts = cfg.n_labels * (40 * S + 1000)
+    if not cfg.text:
+        texts += cfg.passages * 4000
+    batches = 8 * cfg.lm_steps * cfg.lm_batch
+    scoring = 4 * cfg.batch_size * cfg.response_length * cfg.vocab_size
+    return models + texts + batches + scoring
+
+
+def check_memory(cfg):
+    """Refuse what this machine could never hold. (Of a --rho the shape is not known.)"""
+    if cfg.rho or cfg.device != "cpu" or not hasattr(os, "sysconf"):     # or on Windows
+        return
+    ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if least_memory(cfg) > ram:
+        raise UserError(f"these settings take {least_memory(cfg) / 2**30:,.0f} GiB of "
+                        f"memory and more, and this machine has {ram / 2**30:,.0f}")
 
 
 def check(cfg):
@@ -717,11 +742,6 @@ def check(cfg):
     need(cfg.lam <= 1, "lam", "at most 1")
     need(cfg.K < 5, "K", "below 5, or beta could turn its sign: 1 + K e, with e >= -0.2")
     need(cfg.beta > 0 or cfg.kl_target == 0, "beta", "above 0, or --kl_target 0")
-    if hasattr(os, "sysconf"):                           # not on Windows
-        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if memory_of(cfg) > there:
-            raise UserError(f"these settings take some {memory_of(cfg) / 2**30:,.0f} GiB "
-                            f"of memory, and this machine has {there / 2**30:,.0f}")
     for name in ("rho", "labels"):
         path = getattr(cfg, name)
         need(not path or Path(path).is_file(), name, "a file that is there")

@@ -1937,8 +1937,8 @@ def test_a_stop_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     (["--critic", "none", "--group_size", "3"], "--batch_size is 128, but must be a multiple"),
     (["--device", "abacus"], "--device is 'abacus', but must be present: "),
     (["--passages", "3"], "3 passages are too few: a share of 0.1 of them is none"),
-    (["--n_embd", "100000"], "GiB of memory, and this machine has"),
-    (["--n_labels", "1000000000"], "GiB of memory, and this machine has"),
+    (["--n_embd", "100000"], "GiB of memory and more, and this machine has"),
+    (["--n_labels", "1000000000"], "GiB of memory and more, and this machine has"),
     (["--rho", __file__, "--text", __file__], "--text is"),
     (["--learning_rate", "1"], "unrecognized arguments: --learning_rate 1"),
     (["--lr", "fast"], "argument --lr: invalid float value: 'fast'")])
@@ -2067,6 +2067,24 @@ def test_ppo_goes_on_as_if_it_had_never_stopped(critic, model, tmp_path, monkeyp
     (tmp_path / "whole" / "metrics.jsonl").write_text("")
     with pytest.raises(text.UserError, match="has 0 lines, but checkpoint.pt is of update 4"):
         train(tmp_path / "whole")
+    saved = torch.load(tmp_path / "whole" / "checkpoint.pt", weights_only=True)
+    torch.save({**saved, "device": "cuda"}, tmp_path / "whole" / "checkpoint.pt")
+    with pytest.raises(text.UserError, match="was made with --device cuda; go on with that"):
+        train(tmp_path / "whole")
+
+
+def test_a_checkpoint_is_not_another_runs(copy_of_run):
+    for name in rlhf.FILES:
+        (copy_of_run / name).unlink()
+    (copy_of_run / "checkpoint.pt").write_text("of an r that is gone")
+    assert rlhf.main([*command_of(copy_of_run), "--seed", "5"]) == 0
+    assert not (copy_of_run / "checkpoint.pt").exists()
+
+
+def test_a_text_in_miniature_is_a_miniature(tmp_path):
+    (tmp_path / "novel.txt").write_text("It was so. " * 60_000)
+    cfg = rlhf.read_config(["--quick", "--text", str(tmp_path / "novel.txt")])
+    assert (cfg.episodes, cfg.lm_steps, cfg.query_max) == (2560, 450, 80)
 
 
 def test_policies_are_kept_on_the_way(model, tmp_path):

@@ -914,6 +914,7 @@ def test_a_table_and_back(tmp_path):
 
 @pytest.mark.parametrize("name, content, words", [
     ("a.jsonl", '{"chosen": "a", "rejected": 3}', "entry 1: chosen and rejected must be"),
+    ("a.jsonl", '{"prompt": 5, "chosen": "a", "rejected": "b"}', "entry 1: prompt must be"),
     ("a.jsonl", "[1]", "entry 1: not a dictionary"), ("a.jsonl", "{", "neither a CSV nor"),
     ("a.jsonl", '{"chosen": "x y", "rejected": "z"}', "the query is empty"),
     ("a.jsonl", '{"summaries": [{"text": "a"}], "info": {"post": "b"}}', "two summaries"),
