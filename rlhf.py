@@ -265,6 +265,8 @@ def load_checkpoint(folder, pi, optimizer, to_zero, kl_control, progress):
 
 
 def random_state(device):
+    """The generators' states, as bytes (n,): the CPU's, and that of a GPU if there is
+    one, which samples there."""
     states = [torch.get_rng_state()]
     if device.type == "cuda":
         states.append(torch.cuda.get_rng_state())
