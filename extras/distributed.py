@@ -2,7 +2,7 @@
 distributed.py: rlhf.py with PPO on several processes, for a machine that is outgrown.
 
 Papers: Ziegler et al. 2019, 2.2 (PPO). The released code ran on 8 GPUs in this way.
-In:  rlhf.py's options     Out: rlhf.py's folder of a run
+In:  rlhf.py's options     Out: rlhf.py's folder of a run, and distributed.json there
 
     torchrun --nproc_per_node 2 -m extras.distributed --out out/two
 
@@ -158,13 +158,26 @@ def join_in(cfg):
                  rlhf.Progress(""))
 
 
-def lead(cfg):
+def refuse_another_way(path, options):
+    """What config.json does not say of a run, and what changes it: how it was shared."""
+    if not path.exists():
+        rlhf.write_json(path, options)
+    saved = rlhf.read_json(path)
+    for name, value in options.items():
+        if saved.get(name) != value:
+            raise UserError(f"{path.parent} holds a run with {saved.get(name)!r} for "
+                            f"{name}, not {value!r}; give another --out")
+
+
+def lead(cfg, options):
     """What rank 0 does: rlhf.py, but for PPO, for which it calls the others."""
     def call_the_others(*arguments):
         dist.barrier()
         return train_policy(*arguments)
     rlhf.train_policy = call_the_others
     with rlhf.run_folder(cfg):
+        refuse_another_way(Path(cfg.out, "distributed.json"),
+                           {"processes": dist.get_world_size(), **vars(options)})
         rlhf.run(cfg)
 
 
@@ -223,7 +236,7 @@ def main(argv=None):
         with torch.autocast(device.type, torch.bfloat16, enabled=options.bfloat16,
                             cache_enabled=False):
             if dist.get_rank() == 0:
-                lead(cfg)
+                lead(cfg, options)
             elif not policy_is_done:
                 join_in(cfg)
         dist.destroy_process_group()

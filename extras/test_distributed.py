@@ -128,7 +128,7 @@ def test_a_run_in_miniature_learns_with_two(tmp_path, options):
     score = [m["score"] for m in log]        # here: -0.2 to 0.5; in bfloat16 -0.1 to 0.2
     assert sum(score[-4:]) / 4 > score[0] + 0.15
     assert 1 < log[-1]["kl"] < 25
-    assert torchrun(*TINY, "--out", out).returncode == 0, "what is finished is shown again"
+    assert torchrun(*TINY, "--out", out, *options).returncode == 0, "shown again"
 
 
 @pytest.mark.parametrize("options, words", [
@@ -140,6 +140,18 @@ def test_what_cannot_be_shared_is_refused(options, words, monkeypatch):
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
     with pytest.raises(UserError, match=words):
         distributed.read_options([*TINY, *options.split()])
+
+
+def test_a_run_is_gone_on_with_in_the_way_it_was_begun(tmp_path):
+    path = tmp_path / "distributed.json"
+    begun = {"processes": 2, "micro_batches": 1, "bfloat16": False}
+    distributed.refuse_another_way(path, begun)
+    distributed.refuse_another_way(path, begun)
+    with pytest.raises(UserError, match="a run with 2 for processes, not 3; give another"):
+        distributed.refuse_another_way(path, {**begun, "processes": 3})
+    with pytest.raises(UserError, match="a run with False for bfloat16, not True"):
+        distributed.refuse_another_way(path, {**begun, "bfloat16": True})
+    assert json.loads(path.read_text()) == begun
 
 
 def test_without_torchrun_it_says_how_to_start(monkeypatch, capsys):
