@@ -20,18 +20,36 @@ An article, its reference summary, and its first three sentences, "lead-3":
 Omitted: several facts in a sentence; where and when; people who read.
 """
 
+import argparse
+import math
 import random
 import re
 from collections import Counter
+from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import regex
 import torch
-import torch.nn.functional as F
 
-from gpt import GPT, Sampling, generate, train_language_model
-from text import SPLIT_PATTERN, Tokenizer, decode_responses
+import rlhf
+import stories
+from evaluate import reweighted, seeded
+from gpt import (GPT, Sampling, generate_finished, language_model_loss,
+                 train_language_model)
+from reward import (Comparison, RewardModel, evaluate_reward_model, generate_questions,
+                    learned_reward)
+from text import (SPLIT_PATTERN, Tokenizer, collate, decode_responses, query_batches,
+                  sample_queries)
+
+
+# --- settings ---------------------------------------------------------------------------
+
+# here: all of them, of rlhf.Config. What is not named is as it is there.
+SETTINGS = dict(passages=30000, lm_steps=5000, lm_batch=32, lm_lr=3e-3, n_embd=128,
+                response_length=24, temperature=0.7)             # paper: 75 tokens; 0.7
+N_ARTICLES = {"evaluation": 1024, "reward": 8000, "policy": 8000}     # paper: 1024
 
 
 # --- the world: articles, summaries, documents ------------------------------------------
@@ -187,14 +205,15 @@ def tastes():
 
 
 def labeler_scores(claims, checked, habits):
-    """What each labeler thinks of a summary, (10,).
+    """What each labeler thinks of a summary: checked (..., 10, sentences) -> (..., 10).
 
-    checked (10, sentences): 1 where labeler i checks a sentence, 0 where not. It enters
-    linearly, so with the probability q in place of 0 and 1 this is the expected score.
+    checked is 1 where labeler i checks a sentence, and 0 where not. It enters linearly,
+    so with the probability q in place of 0 and 1 this is the expected score.
 
     A sentence that stands in the article is true, and needs no check."""
-    total = np.zeros(N_LABELERS)
-    for claim, check in zip(claims, checked.T):
+    total = np.zeros(checked.shape[:-1])
+    for j, claim in enumerate(claims):
+        check = checked[..., j]                                      # (..., 10)
         if claim.repeated:
             total -= habits.repetition
         elif claim.fact is None:
@@ -214,6 +233,34 @@ def true_score(claims, habits):
     """What the labelers think of a summary on average: the true reward, a number."""
     checked = np.full((N_LABELERS, len(claims)), habits.check)
     return labeler_scores(claims, checked, habits).mean()
+
+
+# Luce's rule at this temperature, so that two labelers agree on the best of four samples
+# of rho as often as the paper's do on TL;DR: 46 % (table 9). Set once, on seed 0's rho.
+TEMPERATURE = 1.0
+DRAWS = 16                   # of what a labeler checks, to average over
+
+
+def article_of(query):
+    """The article's text, without the "TL;DR:" behind it."""
+    return query.removesuffix(TLDR).strip()
+
+
+def choice_probabilities(questions, habits, rng):
+    """P(labeler i likes option k best), (n, 10, 4), as stories.choice_probabilities: the
+    mean over what the labeler may check.
+
+    questions: n pairs of a query and four summaries. rng: a NumPy generator."""
+    p = np.empty((len(questions), N_LABELERS, 4))
+    for n, (query, summaries) in enumerate(questions):
+        scores = []
+        for summary in summaries:
+            claims = read_summary(article_of(query), summary)
+            checked = rng.random((DRAWS, N_LABELERS, len(claims))) < habits.check
+            scores.append(labeler_scores(claims, checked, habits))
+        z = np.stack(scores, axis=-1) / TEMPERATURE                  # (DRAWS, 10, 4)
+        p[n] = stories.softmax(z).mean(axis=0)
+    return p
 
 
 # --- ROUGE ------------------------------------------------------------------------------
@@ -259,12 +306,15 @@ def rouge_l(summary, reference):
 # --- rho --------------------------------------------------------------------------------
 
 def word_tokenizer(documents):
-    """A Tokenizer with one token for each word and mark of the documents: the world has
-    some two hundred, and what is one word is then one thing to look back for."""
+    """A Tokenizer with one token for each word of the documents: the world has some 150,
+    and what is one word is then one thing to look back for. (And the 256 bytes, for any
+    other text.)"""
     pieces = set()
     for text in documents:
         pieces.update(regex.findall(SPLIT_PATTERN, " " + text))
-    return Tokenizer(sorted(piece.encode() for piece in pieces))
+    single = [bytes([b]) for b in range(256)]
+    words = {piece.encode() for piece in pieces}
+    return Tokenizer(single + sorted(words.difference(single)))
 
 
 def windows_of(documents, tokenizer, T):
@@ -288,6 +338,44 @@ def article_queries(articles, tokenizer):
     return {length: torch.tensor(queries[length]) for length in sorted(queries)}
 
 
+def make_queries(seed, tokenizer):
+    """New articles for each part of a run, {part: {length: (n, length)}}."""
+    rng = random.Random(f"queries, seed {seed}")
+    return {part: article_queries([make_article(rng) for _ in range(n)], tokenizer)
+            for part, n in N_ARTICLES.items()}
+
+
+def pretrain(cfg, progress):
+    """rho, trained on cfg.passages documents; the tokenizer; queries; held-out losses."""
+    rng = random.Random(f"documents, seed {cfg.seed}")
+    documents = [document(rng) for _ in range(cfg.passages)]
+    tokenizer = word_tokenizer(documents)
+    queries = make_queries(cfg.seed, tokenizer)
+    longest = max(len(tokenizer.encode(text)) for text in documents)
+    query_max = max(max(part) for part in queries.values())
+    block_size = max(longest, query_max + cfg.response_length)
+    windows, loss_mask = windows_of(documents, tokenizer, block_size)
+    n_train = len(documents) - 1000                                  # the rest: held out
+    rho = GPT(len(tokenizer.tokens), block_size, cfg.n_layer, cfg.n_head, cfg.n_embd)
+    batches = torch.randint(n_train, (cfg.lm_steps, cfg.lm_batch))
+    train_language_model(rho, windows, loss_mask, progress(batches), cfg.lm_lr)
+    losses = held_out_losses(rho, windows, loss_mask, n_train)
+    return rho, tokenizer, queries, losses
+
+
+@torch.no_grad()
+def held_out_losses(rho, windows, loss_mask, n_train):
+    """rho's loss on the windows from n_train on, and that of knowing only how common
+    tokens are, in nats."""
+    tokens = windows[:n_train][loss_mask[:n_train]]
+    counts = torch.bincount(tokens, minlength=rho.shape["vocab_size"]) + 1.0
+    unigram = (counts / counts.sum()).log()                          # (V,)
+    windows, loss_mask = windows[n_train:], loss_mask[n_train:]
+    loss = language_model_loss(rho, windows, loss_mask)
+    later = windows[:, 1:][loss_mask[:, 1:]]
+    return {"loss": loss.item(), "unigram_loss": -unigram[later].mean().item()}
+
+
 def truncate_at_third_period(response, period):
     """A summary ends with its third sentence, so that all are about as long as lead-3.
     (Paper: at a newline, which stands between tokens 55 and 75.)
@@ -301,31 +389,253 @@ def truncate_at_third_period(response, period):
 
 # --- what a model copies, and where it errs ---------------------------------------------
 
-def copying(articles, summaries):
-    """How summaries copy and err. Texts, side by side -> shares between 0 and 1."""
-    claims = [read_summary(*pair) for pair in zip(articles, summaries)]
-    every = [claim for of_summary in claims for claim in of_summary]
+def shown(query, tokenizer):
+    """The queries (B, Q) as people see them: B articles."""
+    return [article_of(tokenizer.decode(ids)) for ids in query.tolist()]
+
+
+@torch.no_grad()
+def sample_claims(model, queries, sampling, tokenizer, n=1):
+    """What a reader finds in n summaries of each article: P lists of n lists of Claims."""
+    claims = []
+    for query in query_batches(queries, 64):
+        response, length, _ = generate_finished(model, query, sampling, n)
+        texts = decode_responses(response, length, tokenizer)
+        for row, article in enumerate(shown(query, tokenizer)):
+            summaries = texts[row * n:row * n + n]
+            claims.append([read_summary(article, summary) for summary in summaries])
+    return claims
+
+
+def copied_share(claims):
+    """The share of a summary's sentences that are copied."""
+    return sum(claim.copied for claim in claims) / len(claims)
+
+
+def is_accurate(claims):
+    """Nothing in the summary is false or cannot be understood. (Table 8's question.)"""
+    return all(claim.copied or claim.place is not None for claim in claims)
+
+
+def copying(summaries):
+    """How summaries copy and err: lists of Claims -> shares between 0 and 1."""
+    every = [claim for claims in summaries for claim in claims]
     article_form = [claim for claim in every if claim.article_form]
     other_words = [claim for claim in every
                    if claim.fact is not None and not claim.article_form]
-    accurate = [all(claim.copied or claim.place is not None for claim in of_summary)
-                for of_summary in claims]
     return {"copied": share(claim.copied for claim in every),
-            "article_form": len(article_form) / len(every),
+            "article_form": share(claim.article_form for claim in every),
             "faithful": share(claim.copied for claim in article_form),
             "paraphrases_true": share(claim.place is not None for claim in other_words),
             "understood": share(claim.fact is not None or claim.copied
                                 for claim in every),
             "repeated": share(claim.repeated for claim in every),
-            "accurate": share(accurate)}
+            "accurate": share(is_accurate(claims) for claims in summaries)}
 
 
 def share(truths):
     """How many of some truths hold; nan where there are none."""
     truths = list(truths)
     if not truths:
-        return float("nan")
+        return math.nan
     return sum(truths) / len(truths)
+
+
+# --- the optimum ------------------------------------------------------------------------
+
+def optimum(claims, habits, beta):
+    """What pi_opt = rho exp(true reward / beta) / Z does, from samples of rho: claims, P
+    lists of n. No policy is trained.
+
+    bound: how much is copied where rho happens to be accurate. A reward for accuracy
+    alone leads to no more copying than this."""
+    scores = torch.tensor([[true_score(c, habits) for c in row] for row in claims])
+    copied = torch.tensor([[copied_share(c) for c in row] for row in claims])
+    accurate = torch.tensor([[float(is_accurate(c)) for c in row] for row in claims])
+    weights = (scores / beta).softmax(dim=1)                         # (P, n)
+    reward, kl, samples = reweighted(scores, beta)
+    return {"beta": beta, "reward": reward.mean().item(), "kl": kl.mean().item(),
+            "effective_samples": samples.mean().item(),
+            "copied": (weights * copied).sum(dim=1).mean().item(),
+            "accurate": (weights * accurate).sum(dim=1).mean().item(),
+            "bound": ((accurate * copied).sum() / accurate.sum()).item()}
+
+
+def strongest_optimum(claims, habits, least=20):
+    """The optimum at the lowest beta at which so many samples still carry the weight."""
+    found = None
+    for beta in np.geomspace(4, 0.02, 60).tolist():
+        at_beta = optimum(claims, habits, beta)
+        if at_beta["effective_samples"] < least:
+            break
+        found = at_beta
+    return found
+
+
+# --- r ----------------------------------------------------------------------------------
+
+def collect_comparisons(cfg, rho, tokenizer, queries, sampling, habits, progress):
+    """As rlhf.collect_comparisons, but these labelers see the article as well. Returns
+    the Comparisons, and how likely each option was to be chosen, (n, 10, 4)."""
+    rng = seeded(cfg.seed, "labels")
+    n = cfg.n_labels + cfg.n_labels // 5
+    questions = generate_questions([rho], queries["reward"], n, sampling, tokenizer,
+                                   progress)
+    p = choice_probabilities(questions, habits, rng)
+    best = stories.choose(p, rng)[:, 0]
+    comparisons = [Comparison(query, samples, int(b))
+                   for (query, samples), b in zip(questions, best)]
+    return comparisons, p
+
+
+def reward_model_results(cfg, r, tokenizer, comparisons, p):
+    """r on the comparisons that it was not trained on, beside the best that anybody could
+    do, and what the probes say."""
+    held_out, p = comparisons[cfg.n_labels:], p[cfg.n_labels:]
+    tokens, lengths, _ = collate(held_out, tokenizer, r.trunk.shape["block_size"])
+    mean = p.mean(axis=1)                                            # (n, 4)
+    return {"agreement": stories.agreement(p), **stories.limits(mean),
+            **evaluate_reward_model(r, tokens, lengths, torch.tensor(mean).float()),
+            **probes(r, tokenizer, random.Random(f"probes, seed {cfg.seed}"))}
+
+
+def with_wrong_verb(sentences, form, rng):
+    """The same three sentences, but one tells of another verb in the same form."""
+    wrong = list(sentences)
+    i = rng.randrange(len(wrong))
+    fact, _ = read_sentence(wrong[i])
+    word = next(word for word in wrong[i].split() if word in MEANING)
+    verb = rng.choice([verb for verb in VERBS if verb != fact.verb])
+    other = verb if form == "copy" else rng.choice(VERBS[verb])
+    wrong[i] = wrong[i].replace(word, other)
+    return wrong
+
+
+def probes(r, tokenizer, rng, n=500):
+    """How often r prefers the better of two made-up summaries: does it see style, or what
+    is true?"""
+    pairs = {"copy over reference": [], "true copy over wrong verb": [],
+             "true reference over wrong verb": []}
+    for _ in range(n):
+        article = make_article(rng)
+        query = f"{text_of(article.sentences)} {TLDR}"
+        copy = article.sentences[-len(article.facts):][:3]           # no preamble
+        people_wrote = reference(article, rng)
+        wrong_copy = with_wrong_verb(copy, "copy", rng)
+        wrong_reference = with_wrong_verb(people_wrote, "reference", rng)
+        for name, better, worse in zip(pairs, [copy, copy, people_wrote],
+                                       [people_wrote, wrong_copy, wrong_reference]):
+            samples = [text_of(better), text_of(worse)]
+            pairs[name].append(Comparison(query, samples, 0))
+    block_size = r.trunk.shape["block_size"]
+    found = {}
+    for name, comparisons in pairs.items():
+        tokens, lengths, _ = collate(comparisons, tokenizer, block_size)
+        better = torch.tensor([[1.0, 0.0]] * n)
+        found[name] = evaluate_reward_model(r, tokens, lengths, better)["accuracy"]
+    return found
+
+
+# --- win rates --------------------------------------------------------------------------
+
+def vote(articles, ours, theirs, habits, rng):
+    """evaluate.vote's protocol, for labelers who see the article. ours, theirs: for each
+    article two summaries of a model, and two of its opponent."""
+    questions = [(article, a + b) for article, a, b in zip(articles, ours, theirs)]
+    p = choice_probabilities(questions, habits, rng)
+    votes = stories.choose(p, rng, people=3) < 2                     # (n, 3)
+    won = votes.sum(axis=1) >= 2
+    return {"mean": float(won.mean()), "stderr": float(won.std() / math.sqrt(len(won))),
+            "n": len(won)}
+
+
+# --- a run ------------------------------------------------------------------------------
+
+AS_SET = Habits()
+CAREFUL = Habits(check=1.0, suspicion=0.0)       # only truth counts: they check everything
+
+
+def sampling_of(cfg, tokenizer):
+    truncate = partial(truncate_at_third_period, period=tokenizer.period)
+    return Sampling(cfg.response_length, cfg.temperature, truncate)
+
+
+def train_or_load_rho(cfg):
+    path = Path(cfg.out, "rho.pt")
+    if not path.exists():
+        with rlhf.stage(cfg, "language_model") as progress:
+            rlhf.save_rho(path, *pretrain(cfg, progress))
+    return rlhf.load_rho(path, cfg.device)
+
+
+def rho_command(cfg):
+    """Train rho, and say how it copies and errs."""
+    rho, tokenizer, queries, losses = train_or_load_rho(cfg)
+    sampling = sampling_of(cfg, tokenizer)
+    seeded(cfg.seed, "copying of rho")
+    claims = sample_claims(rho, queries["evaluation"], sampling, tokenizer)
+    found = copying([of_one for row in claims for of_one in row])
+    print_numbers({**losses, **found})
+
+
+def optimum_command(cfg, n_articles=64, n=512):
+    """What the optimal policy does, for the labelers as they are and for careful ones."""
+    rho, tokenizer, queries, _ = train_or_load_rho(cfg)
+    sampling = sampling_of(cfg, tokenizer)
+    seeded(cfg.seed, "optimum")
+    some = sample_queries(queries["evaluation"], n_articles)
+    claims = sample_claims(rho, some, sampling, tokenizer, n)
+    for name, habits in (("labelers as set", AS_SET), ("careful labelers", CAREFUL)):
+        print(name)
+        print_numbers(strongest_optimum(claims, habits))
+
+
+def reward_command(cfg):
+    """Train r on labels, and say what it sees."""
+    rho, tokenizer, queries, _ = train_or_load_rho(cfg)
+    sampling = sampling_of(cfg, tokenizer)
+    with rlhf.stage(cfg, "labels") as progress:
+        comparisons, p = collect_comparisons(cfg, rho, tokenizer, queries, sampling,
+                                             AS_SET, progress)
+    with rlhf.stage(cfg, "reward_model") as progress:
+        r = rlhf.train_reward(cfg, rho, tokenizer, comparisons[:cfg.n_labels],
+                              queries["reward"], sampling, progress)
+    rlhf.save(Path(cfg.out, "reward.pt"), reward=r.state_dict())
+    print_numbers(reward_model_results(cfg, r, tokenizer, comparisons, p))
+
+
+def policy_command(cfg):
+    """Train pi on r, and say how it copies and errs, and how often labelers prefer it."""
+    rho, tokenizer, queries, _ = train_or_load_rho(cfg)
+    sampling = sampling_of(cfg, tokenizer)
+    r = rlhf.load(RewardModel(rho), Path(cfg.out, "reward.pt"), "reward")
+    reward = learned_reward(r, sampling)
+    with rlhf.stage(cfg, "policy") as progress:
+        pi = rlhf.train_policy(cfg, rho, reward, None, queries["policy"], sampling,
+                               progress)
+    rlhf.save(Path(cfg.out, "policy.pt"), policy=pi.trunk.state_dict())
+    seeded(cfg.seed, "copying of pi")
+    claims = sample_claims(pi.trunk, queries["evaluation"], sampling, tokenizer)
+    print_numbers(copying([of_one for row in claims for of_one in row]))
+
+
+def print_numbers(numbers):
+    for name, number in numbers.items():
+        print(f"  {name:<30}{number:8.3f}")
+
+
+COMMANDS = {"rho": rho_command, "optimum": optimum_command, "reward": reward_command,
+            "policy": policy_command}
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m extras.summarize")
+    parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    out = f"out/summarize/seed{options.seed}"
+    Path(out).mkdir(parents=True, exist_ok=True)
+    COMMANDS[options.command](rlhf.Config(**SETTINGS, seed=options.seed, out=out))
 
 
 # --- the words --------------------------------------------------------------------------
@@ -372,3 +682,6 @@ PATTERNS = [re.compile(template.format(person=f"(?P<person>{'|'.join(PEOPLE)})",
                                        thing=f"(?P<thing>{'|'.join(THINGS)})"))
             for template in [IN_ARTICLE, *IN_OTHER_WORDS]]
 TASTES = tastes()
+
+if __name__ == "__main__":
+    main()

@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+import rlhf
 from extras import summarize
 from extras.summarize import Article, Claim, Fact, Habits
+from gpt import GPT
+from reward import RewardModel
 
 FACTS = [Fact("Nora", "mended", "rings"), Fact("Otto", "sold", "pens"),
          Fact("Ada", "lost", "keys"), Fact("Max", "hid", "maps"),
@@ -23,6 +26,29 @@ ARTICLE = ("hello and welcome. Nora mended rings. Otto sold pens. Ada lost keys.
 COPY = "Nora mended rings. Otto sold pens. Ada lost keys."
 PARAPHRASE = ("of rings, Nora fixed some. pens got traded by Otto. "
               "it was keys that Ada misplaced.")
+
+
+def read(summary):
+    return summarize.read_summary(ARTICLE, summary)
+
+
+@pytest.fixture(scope="module")
+def small_world():
+    """A rho that has learned which words are common, and no more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    few = dict.fromkeys(summarize.N_ARTICLES, 20)
+    cfg = rlhf.Config(**{**summarize.SETTINGS, "passages": 1300, "lm_steps": 80,
+                         "n_embd": 16, "lm_lr": 2e-2, "n_labels": 20, "device": "cpu"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(summarize, "N_ARTICLES", few)
+        torch.manual_seed(0)
+        yield cfg, *summarize.pretrain(cfg, as_it_is)
+    torch.set_num_threads(threads)
+
+
+def as_it_is(batches):
+    return batches
 
 
 def article():
@@ -53,7 +79,7 @@ def test_a_reference_is_true_and_in_other_words():
     first, last = 0, 0
     for _ in range(300):
         summary = summarize.text_of(summarize.reference(article(), rng))
-        claims = summarize.read_summary(ARTICLE, summary)
+        claims = read(summary)
         places = [claim.place for claim in claims]
         assert len(places) == 3 and places == sorted(set(places))
         assert not any(claim.article_form or claim.copied or claim.repeated
@@ -115,7 +141,7 @@ def test_every_claim_of_a_summary_is_found():
     summary = ("Nora mended rings. Otto mended pens. of rings, Nora fixed some. "
                "hello and welcome. Nora rings. hello and welcome.")
     mended_pens = Fact("Otto", "mended", "pens")
-    assert summarize.read_summary(ARTICLE, summary) == [
+    assert read(summary) == [
         Claim(FACTS[0], 0, True, True, False),
         Claim(mended_pens, None, True, False, False),
         Claim(FACTS[0], 0, False, False, True),
@@ -128,11 +154,11 @@ def test_copying_by_hand():
     # Six sentences: the three of COPY, copied; one in article form, but false; one true
     # and one false in other words. The first summary is accurate, the second is not.
     mixed = "Otto mended pens. of maps, Max buried some. of boats, Nora drew some."
-    found = summarize.copying([ARTICLE, ARTICLE], [COPY, mixed])
+    found = summarize.copying([read(COPY), read(mixed)])
     assert found == {"copied": 3 / 6, "article_form": 4 / 6, "faithful": 3 / 4,
                      "paraphrases_true": 1 / 2, "understood": 1, "repeated": 0,
                      "accurate": 1 / 2}
-    assert math.isnan(summarize.copying([ARTICLE], ["so it is."])["faithful"])
+    assert math.isnan(summarize.copying([read("so it is.")])["faithful"])
 
 
 # --- the labelers -----------------------------------------------------------------------
@@ -152,7 +178,7 @@ def no_tastes(monkeypatch):
     ("Nora mended rings. Nora mended rings.", 1, 1 - 0.5),
     ("hello and welcome.", 0, -0.3), ("so it is.", 0, -0.3 - 0.6)])
 def test_a_labelers_score_by_hand(no_tastes, summary, checked, score):
-    claims = summarize.read_summary(ARTICLE, summary)
+    claims = read(summary)
     checks = np.full((10, len(claims)), checked)
     assert np.allclose(summarize.labeler_scores(claims, checks, Habits()), score)
 
@@ -161,7 +187,7 @@ def test_the_true_score_by_hand(no_tastes):
     # q = .4, s = .6: a sentence that is not copied costs .6 * .6 = .36 in suspicion, and
     # .4 * 1.5 = .6 more where it is false. With q = 1 and s = 0 only truth counts.
     def score(summary, habits=Habits()):
-        return summarize.true_score(summarize.read_summary(ARTICLE, summary), habits)
+        return summarize.true_score(read(summary), habits)
     assert score(PARAPHRASE) == pytest.approx(2.44 - 3 * 0.36)
     assert score("Otto sold rings.") == pytest.approx(-0.96)
     careful = Habits(check=1.0, suspicion=0.0)
@@ -173,9 +199,49 @@ def test_a_taste_is_for_a_thing(monkeypatch):
     taste = np.ones((10, len(summarize.THINGS)))
     taste[3, summarize.THINGS.index("rings")] = 1.5
     monkeypatch.setattr(summarize, "TASTES", taste)
-    claims = summarize.read_summary(ARTICLE, "Nora mended rings. Otto sold pens.")
+    claims = read("Nora mended rings. Otto sold pens.")
     scores = summarize.labeler_scores(claims, np.zeros((10, 2)), Habits())
     assert scores[3] == pytest.approx(1.5 + 0.8) and scores[4] == pytest.approx(1.8)
+
+
+def test_a_labeler_chooses_by_luces_rule_over_what_is_checked(no_tastes, monkeypatch):
+    # Three copies of one fact worth 1, and one false sentence: -1.5 if checked, else -.6.
+    monkeypatch.setattr(summarize, "TEMPERATURE", 2.0)
+    monkeypatch.setattr(summarize, "DRAWS", 4000)
+    options = ["Nora mended rings."] * 3 + ["Otto sold rings."]
+    question = f"{ARTICLE} {summarize.TLDR}", options
+    p = summarize.choice_probabilities([question], Habits(), np.random.default_rng(0))
+    checked = math.exp(-1.5 / 2) / (3 * math.exp(1 / 2) + math.exp(-1.5 / 2))
+    trusted = math.exp(-0.6 / 2) / (3 * math.exp(1 / 2) + math.exp(-0.6 / 2))
+    assert p.shape == (1, 10, 4) and np.allclose(p.sum(axis=-1), 1)
+    assert np.allclose(p[0, :, 3], 0.4 * checked + 0.6 * trusted, atol=0.004)
+
+
+# --- the optimum ------------------------------------------------------------------------
+
+def test_the_optimum_by_hand(no_tastes):
+    # One article, three samples. With q = 1, s = 0 and beta = 1.64 / log 4, the copy,
+    # worth 2.44, has 4 times the weight of what is worth .8: 4 / 6 of all.
+    careful = Habits(check=1.0, suspicion=0.0)
+    samples = [read(COPY), read("pens got traded by Otto."), read("Otto vended pens.")]
+    found = summarize.optimum([samples], careful, 1.64 / math.log(4))
+    assert found["copied"] == pytest.approx(4 / 6)
+    assert found["accurate"] == pytest.approx(1)
+    assert found["reward"] == pytest.approx((4 * 2.44 + 2 * 0.8) / 6)
+    assert found["effective_samples"] == pytest.approx(36 / 18)
+    assert found["bound"] == pytest.approx(1 / 3)
+    # What is false is not in the bound: now half of the accurate samples are copies.
+    samples = [read(COPY), read("pens got traded by Otto."), read("Otto sold maps.")]
+    found = summarize.optimum([samples], Habits(), 1e9)
+    assert found["bound"] == pytest.approx(1 / 2)
+    assert found["copied"] == pytest.approx(1 / 3)
+    assert found["accurate"] == pytest.approx(2 / 3)
+
+
+def test_the_strongest_optimum_has_the_samples_asked_for(no_tastes):
+    samples = [read(COPY)] * 10 + [read("Otto sold rings.")] * 20
+    found = summarize.strongest_optimum([samples], Habits(), least=11)
+    assert 11 <= found["effective_samples"] < 13 and found["copied"] > 0.9
 
 
 # --- ROUGE ------------------------------------------------------------------------------
@@ -201,6 +267,7 @@ def test_rouge_by_hand():
 def test_each_word_is_one_token():
     tokenizer = summarize.word_tokenizer([ARTICLE, f"a {summarize.TLDR}"])
     ids = tokenizer.encode(COPY)
+    assert min(i for i in ids if i != tokenizer.period) >= 256       # none is a byte
     assert len(ids) == 12 and ids.count(tokenizer.period) == 3
     assert tokenizer.decode(ids) == COPY
 
@@ -210,6 +277,29 @@ def test_windows_end_where_documents_do():
     windows, mask = summarize.windows_of(["Nora mended rings.", "hello."], tokenizer, 5)
     assert windows.shape == mask.shape == (2, 6) and mask.sum(dim=1).tolist() == [4, 2]
     assert tokenizer.decode(windows[1, :2].tolist()) == "hello."
+
+
+def test_rho_is_trained_on_documents_and_asked_about_new_articles(small_world):
+    cfg, rho, tokenizer, queries, losses = small_world
+    assert losses["loss"] < losses["unigram_loss"] < math.log(rho.shape["vocab_size"])
+    asked = {tokenizer.decode(row) for part in queries.values()
+             for group in part.values() for row in group}
+    assert len(asked) == 60
+    longest = max(length for part in queries.values() for length in part)
+    assert longest + cfg.response_length <= rho.shape["block_size"]
+
+
+def test_padding_is_neither_learned_nor_counted():
+    windows, mask = torch.tensor([[1, 2, 0], [1, 2, 3]]), torch.ones(2, 3).bool()
+    mask[0, 2] = False
+    rho = GPT(4, 3, 1, 1, 4)
+    with torch.no_grad():
+        rho.wte.weight.zero_()                   # knows nothing: log 4 for every token
+    losses = summarize.held_out_losses(rho, windows, mask, 1)
+    # Of the first window 1 and 2 count: with one added to each, 0 to 3 have the counts
+    # 1, 2, 2, 1 of 6. Held out are 2 and 3.
+    assert losses["loss"] == pytest.approx(math.log(4))
+    assert losses["unigram_loss"] == pytest.approx((math.log(6 / 2) + math.log(6)) / 2)
 
 
 def test_a_query_is_an_article_and_tldr():
@@ -228,3 +318,79 @@ def test_a_summary_ends_with_its_third_sentence():
     response = torch.tensor([[1, 7, 2, 7, 7, 7], [7, 1, 7, 1, 1, 1], [7, 7, 7, 1, 1, 1]])
     length, finished = summarize.truncate_at_third_period(response, 7)
     assert length.tolist() == [5, 6, 3] and finished.tolist() == [True, False, True]
+
+
+def test_a_sampled_summary_is_read_beside_its_own_article(small_world, monkeypatch):
+    # Whatever the model says, here it says the first three sentences of the query.
+    cfg, rho, tokenizer, queries, _ = small_world
+
+    def lead_3(model, query, sampling, n):
+        response = query[:, :24].repeat_interleave(n, dim=0)
+        length, finished = sampling.truncate(response)
+        return response, length, finished
+    monkeypatch.setattr(summarize, "generate_finished", lead_3)
+    sampling = summarize.sampling_of(cfg, tokenizer)
+    claims = summarize.sample_claims(rho, queries["policy"], sampling, tokenizer, n=2)
+    assert len(claims) == 20 and all(len(of_one) == 2 for of_one in claims)
+    assert all(len(summary) == 3 for of_one in claims for summary in of_one)
+    found = summarize.copying([summary for of_one in claims for summary in of_one])
+    assert found["copied"] == found["accurate"] == 1
+
+
+# --- r ----------------------------------------------------------------------------------
+
+def test_labelers_see_the_article(small_world):
+    cfg, rho, tokenizer, queries, _ = small_world
+    sampling = summarize.sampling_of(cfg, tokenizer)
+    comparisons, p = summarize.collect_comparisons(cfg, rho, tokenizer, queries, sampling,
+                                                   Habits(), as_it_is)
+    assert len(comparisons) == 24 and p.shape == (24, 10, 4)
+    assert all(c.query.endswith(summarize.TLDR) for c in comparisons)
+    assert all(len(summarize.sentences_of(text)) == 3
+               for c in comparisons for text in c.samples)
+    r = RewardModel(rho)
+    found = summarize.reward_model_results(cfg, r, tokenizer, comparisons, p)
+    assert found["accuracy"] <= found["best_accuracy"] + 1e-6
+    assert found["loss"] >= found["best_loss"]
+
+
+def test_one_verb_is_wrong_and_the_form_is_kept():
+    rng = random.Random(0)
+    for form, text in (("copy", COPY), ("reference", PARAPHRASE)):
+        for _ in range(20):
+            right = summarize.sentences_of(text)
+            wrong = summarize.with_wrong_verb(right, form, rng)
+            changed = [i for i in range(3) if wrong[i] != right[i]]
+            claims = read(summarize.text_of(wrong))
+            false = [i for i in range(3) if claims[i].place is None]
+            assert len(changed) == 1 and changed == false
+            assert claims[changed[0]].fact.verb != FACTS[changed[0]].verb
+            assert claims[changed[0]].article_form == (form == "copy")
+
+
+class PrefersShort(RewardModel):
+    """r is minus the number of tokens."""
+
+    def forward(self, tokens, lengths):
+        return -lengths.float()
+
+
+def test_probes_by_a_reward_that_is_known(small_world):
+    # A copy has 12 tokens and a reference 18 or more; a wrong verb changes no length, and
+    # of equal scores the first counts as the favorite.
+    _, rho, tokenizer, _, _ = small_world
+    found = summarize.probes(PrefersShort(rho), tokenizer, random.Random(0), n=10)
+    assert found == {"copy over reference": 1, "true copy over wrong verb": 1,
+                     "true reference over wrong verb": 1}
+
+
+# --- win rates --------------------------------------------------------------------------
+
+def test_votes_are_for_the_better_summary(no_tastes, monkeypatch):
+    monkeypatch.setattr(summarize, "TEMPERATURE", 0.05)
+    articles = [f"{ARTICLE} {summarize.TLDR}"] * 40
+    copies, nothing = [[COPY, COPY]] * 40, [["hello and welcome."] * 2] * 40
+    rng = np.random.default_rng(0)
+    won = summarize.vote(articles, copies, nothing, Habits(), rng)
+    assert won == {"mean": 1, "stderr": 0, "n": 40}
+    assert summarize.vote(articles, nothing, copies, Habits(), rng)["mean"] == 0
