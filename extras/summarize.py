@@ -269,6 +269,12 @@ def words_of(text):
     return re.findall(r"\w+", text.lower())
 
 
+def ngrams_of(text, n):
+    """A Counter of a text's n-grams of words."""
+    words = words_of(text)
+    return Counter(zip(*[words[i:] for i in range(n)]))
+
+
 def f1(matches, n_summary, n_reference):
     """The harmonic mean of matches / n_summary and matches / n_reference."""
     if matches == 0:
@@ -279,12 +285,8 @@ def f1(matches, n_summary, n_reference):
 def rouge_n(summary, reference, n):
     """ROUGE-N (Lin 2004): F1 of the n-grams that two texts share, each as often as both
     have it."""
-    counts = []
-    for text in (summary, reference):
-        words = words_of(text)
-        counts.append(Counter(zip(*[words[i:] for i in range(n)])))
-    matches = (counts[0] & counts[1]).total()
-    return f1(matches, counts[0].total(), counts[1].total())
+    ours, theirs = ngrams_of(summary, n), ngrams_of(reference, n)
+    return f1((ours & theirs).total(), ours.total(), theirs.total())
 
 
 def rouge_l(summary, reference):
@@ -431,6 +433,21 @@ def copying(summaries):
                                 for claim in every),
             "repeated": share(claim.repeated for claim in every),
             "accurate": share(is_accurate(claims) for claims in summaries)}
+
+
+def ngrams_copied(article, summary, n):
+    """The share of a summary's n-grams that stand in the article (figure 5)."""
+    counts, known = ngrams_of(summary, n), ngrams_of(article, n)
+    return share(ngram in known for ngram in counts.elements())
+
+
+def starts_alike(article, summary):
+    """Whether a summary begins with the article's first three words (table 7)."""
+    return words_of(summary)[:3] == words_of(article)[:3]
+
+
+def has_preamble(article):
+    return sentences_of(article)[0] in PREAMBLES
 
 
 def share(truths):

@@ -161,6 +161,18 @@ def test_copying_by_hand():
     assert math.isnan(summarize.copying([read("so it is.")])["faithful"])
 
 
+def test_ngrams_and_first_words_by_hand():
+    # Of "Nora mended rings. Otto sold maps." the words are all in the article; of the five
+    # pairs "sold maps" is not; of the four triples "Otto sold maps" is not.
+    mixed = "Nora mended rings. Otto sold maps."
+    shares = [summarize.ngrams_copied(ARTICLE, mixed, n) for n in (1, 2, 3)]
+    assert shares == [1, 4 / 5, 3 / 4]
+    assert summarize.has_preamble(ARTICLE) and not summarize.has_preamble(COPY)
+    assert summarize.starts_alike(ARTICLE, "hello and welcome. Otto sold pens.")
+    assert not summarize.starts_alike(ARTICLE, COPY)
+    assert summarize.starts_alike(COPY, mixed)
+
+
 # --- the labelers -----------------------------------------------------------------------
 
 @pytest.fixture
