@@ -21,6 +21,7 @@ Omitted: several facts in a sentence; where and when; people who read.
 """
 
 import argparse
+import copy
 import math
 import random
 import re
@@ -39,7 +40,7 @@ from evaluate import reweighted, seeded
 from gpt import (GPT, Sampling, generate_finished, language_model_loss,
                  train_language_model)
 from reward import (Comparison, RewardModel, evaluate_reward_model, generate_questions,
-                    learned_reward)
+                    generate_texts, learned_reward)
 from text import (SPLIT_PATTERN, Tokenizer, collate, decode_responses, query_batches,
                   sample_queries)
 
@@ -49,6 +50,7 @@ from text import (SPLIT_PATTERN, Tokenizer, collate, decode_responses, query_bat
 # here: all of them, of rlhf.Config. What is not named is as it is there.
 SETTINGS = dict(passages=30000, lm_steps=5000, lm_batch=32, lm_lr=3e-3, n_embd=128,
                 response_length=24, temperature=0.7)             # paper: 75 tokens; 0.7
+SUPERVISED = 2000            # here: articles with references; paper: all of the training set
 N_ARTICLES = {"evaluation": 1024, "reward": 8000, "policy": 8000}     # paper: 1024
 
 
@@ -450,12 +452,13 @@ def has_preamble(article):
     return sentences_of(article)[0] in PREAMBLES
 
 
-def share(truths):
-    """How many of some truths hold; nan where there are none."""
-    truths = list(truths)
-    if not truths:
+def share(numbers):
+    """The mean of some numbers, or how many of some truths hold; nan where there are
+    none."""
+    numbers = list(numbers)
+    if not numbers:
         return math.nan
-    return sum(truths) / len(truths)
+    return sum(numbers) / len(numbers)
 
 
 # --- the optimum ------------------------------------------------------------------------
@@ -550,6 +553,82 @@ def probes(r, tokenizer, rng, n=500):
         tokens, lengths, _ = collate(comparisons, tokenizer, block_size)
         better = torch.tensor([[1.0, 0.0]] * n)
         found[name] = evaluate_reward_model(r, tokens, lengths, better)["accuracy"]
+    return found
+
+
+# --- the supervised baseline, and what everybody says -----------------------------------
+
+def train_supervised(cfg, rho, tokenizer, progress, n=SUPERVISED):
+    """A copy of rho, trained for one epoch on n new articles with the summaries that
+    people wrote (2.2). Only the summary's tokens are learned."""
+    rng = random.Random(f"supervised, seed {cfg.seed}")
+    documents, starts = [], []
+    for _ in range(n):
+        article = make_article(rng)
+        query = f"{text_of(article.sentences)} {TLDR}"
+        documents.append(f"{query} {text_of(reference(article, rng))}")
+        starts.append(len(tokenizer.encode(query)))
+    T = rho.shape["block_size"]
+    windows, loss_mask = windows_of(documents, tokenizer, T)
+    loss_mask &= torch.arange(T + 1) >= torch.tensor(starts)[:, None]
+    model = copy.deepcopy(rho)
+    batches = torch.randperm(n).split(cfg.lm_batch)
+    train_language_model(model, windows, loss_mask, progress(batches), cfg.supervised_lr)
+    return model
+
+
+def summaries_by(model, queries, sampling, tokenizer):
+    """Two summaries of each article, as texts, in the order of the queries."""
+    summaries = []
+    for query in query_batches(queries):
+        summaries += generate_texts(model, query, 2, sampling, tokenizer)
+    return summaries
+
+
+def articles_of(queries, tokenizer):
+    """The articles' texts, in the same order."""
+    articles = []
+    for query in query_batches(queries):
+        articles += shown(query, tokenizer)
+    return articles
+
+
+def lead_3(article):
+    """The article's first three sentences, a text. (A preamble is one of them.)"""
+    return text_of(sentences_of(article)[:3])
+
+
+def references_of(articles, rng):
+    """Two summaries of each article as people write them, as texts."""
+    summaries = []
+    for text in articles:
+        sentences = sentences_of(text)
+        facts = [fact for fact, _ in map(read_sentence, sentences) if fact is not None]
+        article = Article(sentences, facts)
+        summaries.append([text_of(reference(article, rng)) for _ in range(2)])
+    return summaries
+
+
+def tables_of(articles, summaries, references):
+    """A row of tables 4, 7 and 8 and of figures 5 and 6: numbers of one model's
+    summaries. All lists have two texts for each article."""
+    triples = [(article, ours, people_wrote)
+               for article, pair, two in zip(articles, summaries, references)
+               for ours, people_wrote in zip(pair, two)]
+    found = copying([read_summary(article, ours) for article, ours, _ in triples])
+    for n in (1, 2):
+        found[f"rouge_{n}"] = share(rouge_n(ours, people_wrote, n)
+                                    for _, ours, people_wrote in triples)
+    found["rouge_l"] = share(rouge_l(ours, people_wrote)
+                             for _, ours, people_wrote in triples)
+    for n in range(1, 6):
+        found[f"{n}-grams copied"] = share(ngrams_copied(article, ours, n)
+                                           for article, ours, _ in triples)
+    found["starts_alike"] = share(starts_alike(article, ours)
+                                  for article, ours, _ in triples)
+    found["starts_alike_preamble"] = share(starts_alike(article, ours)
+                                           for article, ours, _ in triples
+                                           if has_preamble(article))
     return found
 
 

@@ -396,6 +396,44 @@ def test_probes_by_a_reward_that_is_known(small_world):
                      "true reference over wrong verb": 1}
 
 
+# --- the supervised baseline, and what everybody says -----------------------------------
+
+def test_only_the_summary_is_learned(small_world, monkeypatch):
+    cfg, rho, tokenizer, _, _ = small_world
+    learned = []
+
+    def look(model, windows, loss_mask, batches, lr):
+        learned.extend(tokenizer.decode(row[mask].tolist())
+                       for row, mask in zip(windows, loss_mask))
+    monkeypatch.setattr(summarize, "train_language_model", look)
+    summarize.train_supervised(cfg, rho, tokenizer, as_it_is, n=5)
+    assert len(learned) == 5
+    for text in learned:
+        claims = [summarize.read_sentence(part) for part in summarize.sentences_of(text)]
+        assert len(claims) == 3
+        assert all(fact is not None and not form for fact, form in claims)
+
+
+def test_tables_by_hand(no_tastes):
+    # Two articles that are alike, one without its preamble; lead-3 is all copied, and the
+    # preamble is one of its sentences. The reference is PARAPHRASE: of its 16 words lead-3
+    # has six (Nora rings pens Otto keys Ada) where all three facts are told.
+    articles = [ARTICLE.removeprefix("hello and welcome. "), ARTICLE]
+    summaries = [[summarize.lead_3(text)] * 2 for text in articles]
+    assert summaries[0][0] == COPY
+    found = summarize.tables_of(articles, summaries, [[PARAPHRASE] * 2] * 2)
+    assert found["copied"] == found["accurate"] == found["starts_alike"] == 1
+    assert found["starts_alike_preamble"] == found["3-grams copied"] == 1
+    n = len(summarize.words_of(PARAPHRASE))
+    both = (2 * 6 / (9 + n) + 2 * 4 / (9 + n)) / 2
+    assert n == 16 and found["rouge_1"] == pytest.approx(both)
+    assert found["rouge_2"] == 0
+    references = summarize.references_of(articles, random.Random(0))
+    for text, pair in zip(articles, references):
+        assert all(summarize.is_accurate(summarize.read_summary(text, summary))
+                   for summary in pair)
+
+
 # --- win rates --------------------------------------------------------------------------
 
 def test_votes_are_for_the_better_summary(no_tastes, monkeypatch):
