@@ -14,7 +14,7 @@ a table of facts says what is true, so that every sentence of every summary is c
 An article, its reference summary, and its first three sentences, "lead-3":
 
     hello and welcome. Nora mended rings. Otto sold pens. Ada lost keys. Max hid maps. ...
-    of rings, Nora fixed some. as for pens, Otto traded them. maps got buried by Max.
+    rings that Nora fixed. pens traded by Otto. maps, which Max buried.
     hello and welcome. Nora mended rings. Otto sold pens.
 
 Omitted: several facts in a sentence; where and when; people who read.
@@ -49,7 +49,7 @@ from text import (SPLIT_PATTERN, Tokenizer, collate, decode_responses, query_bat
 
 # here: all of them, of rlhf.Config. What is not named is as it is there.
 SETTINGS = dict(passages=30000, lm_steps=5000, lm_batch=32, lm_lr=3e-3, n_embd=128,
-                response_length=24, temperature=0.7)             # paper: 75 tokens; 0.7
+                response_length=18, temperature=0.7)             # paper: 75 tokens; 0.7
 SUPERVISED = 2000            # here: articles with references; paper: all of the training set
 N_ARTICLES = {"evaluation": 1024, "reward": 8000, "policy": 8000}     # paper: 1024
 
@@ -95,7 +95,7 @@ def weight(place):
 
 def reference(article, rng):
     """A summary as people write one: three facts, those that matter more often than the
-    others, in words that the article does not use, and with the thing first."""
+    others, mostly in other words than the article's, and with the thing first."""
     chances = [weight(place) for place in range(len(article.facts))]
     places = set()
     while len(places) < 3:
@@ -104,8 +104,8 @@ def reference(article, rng):
     for place in sorted(places):
         person, verb, thing = article.facts[place]
         template = rng.choice(IN_OTHER_WORDS)
-        synonym = rng.choice(VERBS[verb])
-        sentences.append(template.format(person=person, verb=synonym, thing=thing))
+        word = rng.choice([verb, *VERBS[verb]])
+        sentences.append(template.format(person=person, verb=word, thing=thing))
     return sentences
 
 
@@ -767,10 +767,8 @@ PREAMBLES = ["hello and welcome", "hi all", "hey everyone", "so here goes",
              "okay here is the news"]
 
 IN_ARTICLE = "{person} {verb} {thing}"
-IN_OTHER_WORDS = ["{thing} got {verb} by {person}",
-                  "it was {thing} that {person} {verb}",
-                  "of {thing}, {person} {verb} some",
-                  "as for {thing}, {person} {verb} them"]
+IN_OTHER_WORDS = ["{thing} {verb} by {person}", "{thing} that {person} {verb}",
+                  "{thing}, which {person} {verb}"]
 
 MEANING = {word: verb for verb, others in VERBS.items() for word in [verb, *others]}
 PATTERNS = [re.compile(template.format(person=f"(?P<person>{'|'.join(PEOPLE)})",

@@ -24,8 +24,7 @@ FACTS = [Fact("Nora", "mended", "rings"), Fact("Otto", "sold", "pens"),
 ARTICLE = ("hello and welcome. Nora mended rings. Otto sold pens. Ada lost keys. "
            "Max hid maps. Zoe drew boats.")
 COPY = "Nora mended rings. Otto sold pens. Ada lost keys."
-PARAPHRASE = ("of rings, Nora fixed some. pens got traded by Otto. "
-              "it was keys that Ada misplaced.")
+PARAPHRASE = "rings that Nora fixed. pens traded by Otto. keys, which Ada misplaced."
 
 
 def read(summary):
@@ -126,10 +125,8 @@ def test_a_synonym_belongs_to_one_verb():
 @pytest.mark.parametrize("sentence, fact, article_form", [
     ("Nora mended rings", FACTS[0], True),
     ("Nora fixed rings", FACTS[0], False),               # the form, in another word
-    ("rings got mended by Nora", FACTS[0], False),
-    ("it was rings that Nora patched", FACTS[0], False),
-    ("of rings, Nora repaired some", FACTS[0], False),
-    ("as for rings, Nora fixed them", FACTS[0], False),
+    ("rings mended by Nora", FACTS[0], False), ("rings that Nora fixed", FACTS[0], False),
+    ("rings, which Nora repaired", FACTS[0], False),
     ("Nora mended", None, False), ("rings mended Nora", None, False),
     ("Nora mended rings pens", None, False), ("hello and welcome", None, False)])
 def test_a_sentence_is_read(sentence, fact, article_form):
@@ -138,7 +135,7 @@ def test_a_sentence_is_read(sentence, fact, article_form):
 
 def test_every_claim_of_a_summary_is_found():
     # Otto mended nothing; the second mention of a fact repeats it in whatever words.
-    summary = ("Nora mended rings. Otto mended pens. of rings, Nora fixed some. "
+    summary = ("Nora mended rings. Otto mended pens. rings that Nora fixed. "
                "hello and welcome. Nora rings. hello and welcome.")
     mended_pens = Fact("Otto", "mended", "pens")
     assert read(summary) == [
@@ -153,7 +150,7 @@ def test_every_claim_of_a_summary_is_found():
 def test_copying_by_hand():
     # Six sentences: the three of COPY, copied; one in article form, but false; one true
     # and one false in other words. The first summary is accurate, the second is not.
-    mixed = "Otto mended pens. of maps, Max buried some. of boats, Nora drew some."
+    mixed = "Otto mended pens. maps that Max buried. boats that Nora drew."
     found = summarize.copying([read(COPY), read(mixed)])
     assert found == {"copied": 3 / 6, "article_form": 4 / 6, "faithful": 3 / 4,
                      "paraphrases_true": 1 / 2, "understood": 1, "repeated": 0,
@@ -235,7 +232,7 @@ def test_the_optimum_by_hand(no_tastes):
     # One article, three samples. With q = 1, s = 0 and beta = 1.64 / log 4, the copy,
     # worth 2.44, has 4 times the weight of what is worth .8: 4 / 6 of all.
     careful = Habits(check=1.0, suspicion=0.0)
-    samples = [read(COPY), read("pens got traded by Otto."), read("Otto vended pens.")]
+    samples = [read(COPY), read("pens traded by Otto."), read("Otto vended pens.")]
     found = summarize.optimum([samples], careful, 1.64 / math.log(4))
     assert found["copied"] == pytest.approx(4 / 6)
     assert found["accurate"] == pytest.approx(1)
@@ -243,7 +240,7 @@ def test_the_optimum_by_hand(no_tastes):
     assert found["effective_samples"] == pytest.approx(36 / 18)
     assert found["bound"] == pytest.approx(1 / 3)
     # What is false is not in the bound: now half of the accurate samples are copies.
-    samples = [read(COPY), read("pens got traded by Otto."), read("Otto sold maps.")]
+    samples = [read(COPY), read("pens traded by Otto."), read("Otto sold maps.")]
     found = summarize.optimum([samples], Habits(), 1e9)
     assert found["bound"] == pytest.approx(1 / 2)
     assert found["copied"] == pytest.approx(1 / 3)
@@ -337,7 +334,7 @@ def test_a_sampled_summary_is_read_beside_its_own_article(small_world, monkeypat
     cfg, rho, tokenizer, queries, _ = small_world
 
     def lead_3(model, query, sampling, n):
-        response = query[:, :24].repeat_interleave(n, dim=0)
+        response = query[:, :18].repeat_interleave(n, dim=0)
         length, finished = sampling.truncate(response)
         return response, length, finished
     monkeypatch.setattr(summarize, "generate_finished", lead_3)
@@ -388,7 +385,7 @@ class PrefersShort(RewardModel):
 
 
 def test_probes_by_a_reward_that_is_known(small_world):
-    # A copy has 12 tokens and a reference 18 or more; a wrong verb changes no length, and
+    # A copy has 12 tokens and a reference 15 or more; a wrong verb changes no length, and
     # of equal scores the first counts as the favorite.
     _, rho, tokenizer, _, _ = small_world
     found = summarize.probes(PrefersShort(rho), tokenizer, random.Random(0), n=10)
@@ -416,7 +413,7 @@ def test_only_the_summary_is_learned(small_world, monkeypatch):
 
 def test_tables_by_hand(no_tastes):
     # Two articles that are alike, one without its preamble; lead-3 is all copied, and the
-    # preamble is one of its sentences. The reference is PARAPHRASE: of its 16 words lead-3
+    # preamble is one of its sentences. The reference is PARAPHRASE: of its 12 words lead-3
     # has six (Nora rings pens Otto keys Ada) where all three facts are told.
     articles = [ARTICLE.removeprefix("hello and welcome. "), ARTICLE]
     summaries = [[summarize.lead_3(text)] * 2 for text in articles]
@@ -426,7 +423,7 @@ def test_tables_by_hand(no_tastes):
     assert found["starts_alike_preamble"] == found["3-grams copied"] == 1
     n = len(summarize.words_of(PARAPHRASE))
     both = (2 * 6 / (9 + n) + 2 * 4 / (9 + n)) / 2
-    assert n == 16 and found["rouge_1"] == pytest.approx(both)
+    assert n == 12 and found["rouge_1"] == pytest.approx(both)
     assert found["rouge_2"] == 0
     references = summarize.references_of(articles, random.Random(0))
     for text, pair in zip(articles, references):
