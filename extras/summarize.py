@@ -72,7 +72,7 @@ def make_article(rng):
 
     No person, verb or thing comes twice, so that each word of a fact tells which fact it
     is. In three articles of ten a preamble stands first."""
-    n = rng.choice([5, 6])
+    n = rng.randint(5, 6)
     people = rng.sample(PEOPLE, n)
     verbs = rng.sample(list(VERBS), n)
     things = rng.sample(THINGS, n)
@@ -110,9 +110,12 @@ def reference(article, rng):
 
 
 def extract(article, rng):
-    """Three sentences of the article that stand side by side, as they are."""
-    start = rng.randrange(len(article.sentences) - 2)
-    return article.sentences[start:start + 3]
+    """Three sentences from anywhere in the article, in any order, as they are.
+
+    Three side by side would not do. Once the first has told where they start, the others
+    can be copied by counting places; so a model can learn to count, and not that a word
+    is followed by what followed it before."""
+    return rng.sample(article.sentences, 3)
 
 
 TLDR = "TL;DR:"              # paper: the query ends so
@@ -122,19 +125,28 @@ SHARE_OF_EXTRACTS = 0.15     # here: summaries that people did not write, but cu
 
 
 def document(rng):
-    """What rho reads: an article, and then a summary, or the article quoted twice.
+    """What rho reads: an article, and then a summary, or the article quoted."""
+    if rng.random() < SHARE_OF_SUMMARIES:
+        return document_with_summary(rng)
+    return document_with_quotes(rng)
 
-    Quotes are where a small model learns to look back. A few summaries are extracts: from
-    these rho knows that a summary may be a quote."""
+
+def document_with_summary(rng):
+    """A few summaries are extracts: from these rho knows that a summary may be a quote."""
+    article = make_article(rng)
+    summary = reference(article, rng)
+    if rng.random() < SHARE_OF_EXTRACTS:
+        summary = extract(article, rng)
+    return f"{text_of(article.sentences)} {TLDR} {text_of(summary)}"
+
+
+def document_with_quotes(rng):
+    """An article that is quoted twice. Quotes are where a small model learns to look
+    back: from a word of the quote to the same word of the article, and to the next."""
     article = make_article(rng)
     text = text_of(article.sentences)
-    if rng.random() >= SHARE_OF_SUMMARIES:
-        for _ in range(2):
-            text += f" {AGAIN} {text_of(extract(article, rng))}"
-    elif rng.random() < SHARE_OF_EXTRACTS:
-        text += f" {TLDR} {text_of(extract(article, rng))}"
-    else:
-        text += f" {TLDR} {text_of(reference(article, rng))}"
+    for _ in range(2):
+        text += f" {AGAIN} {text_of(extract(article, rng))}"
     return text
 
 
@@ -735,36 +747,29 @@ def main():
 
 
 # --- the words --------------------------------------------------------------------------
-# Verbs: the article's word, and the words that references have for it. No sentence starts
-# with a capital, and things stand without "the", so that a word is one token wherever it
-# stands, and every word of a fact matters.
+# Verbs: the article's word, and what else references have for it. No sentence starts with
+# a capital, things stand without "the", and every sentence of an article has four tokens:
+# a word is one token wherever it stands, and every word of a fact matters.
+#
+# Eight of each, of which an article has five or six. With 32 of each, knowing which words
+# are in the article is worth so much that a small model learns that first, and is then
+# slow to learn which of them stand side by side.
 
-PEOPLE = """Ada Ben Cora Dan Eva Finn Gus Hana Ivo Jane Kurt Lena Max Nora Otto Paul Rita
-Sam Tess Udo Vera Will Yara Zoe Amos Beth Carl Dora Emil Flora Greta Hugo""".split()
+PEOPLE = ["Ada", "Ben", "Cora", "Finn", "Max", "Nora", "Otto", "Zoe"]
 
-THINGS = """rings pens keys maps lamps boats coats bells drums carts chairs clocks cups
-dolls flags forks gloves hats jars kites knives ladders masks nets ovens pots ropes shoes
-stamps tents toys wheels""".split()
+THINGS = ["rings", "pens", "keys", "maps", "boats", "lamps", "bells", "hats"]
 
 VERBS = {"mended": ["fixed", "repaired", "patched"],
          "sold": ["traded", "vended", "peddled"],
-         "bought": ["purchased", "acquired", "ordered"],
-         "found": ["spotted", "discovered", "located"],
          "lost": ["misplaced", "mislaid", "dropped"],
          "hid": ["buried", "covered", "concealed"],
-         "stole": ["swiped", "pinched", "snatched"],
-         "painted": ["colored", "tinted", "decorated"],
-         "broke": ["smashed", "cracked", "wrecked"],
-         "cleaned": ["washed", "scrubbed", "polished"],
-         "burned": ["scorched", "torched", "charred"],
          "drew": ["sketched", "pictured", "portrayed"],
-         "counted": ["tallied", "numbered", "reckoned"],
-         "carried": ["hauled", "moved", "lugged"],
-         "liked": ["admired", "adored", "loved"],
-         "made": ["built", "crafted", "created"]}
+         "stole": ["swiped", "pinched", "snatched"],
+         "found": ["spotted", "discovered", "located"],
+         "painted": ["colored", "tinted", "decorated"]}
 
-PREAMBLES = ["hello and welcome", "hi all", "hey everyone", "so here goes",
-             "okay here is the news"]
+PREAMBLES = ["hello and welcome", "hi there everyone", "hey all together", "so here goes",
+             "okay good morning"]
 
 IN_ARTICLE = "{person} {verb} {thing}"
 IN_OTHER_WORDS = ["{thing} {verb} by {person}", "{thing} that {person} {verb}",
