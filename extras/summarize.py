@@ -13,9 +13,9 @@ a table of facts says what is true, so that every sentence of every summary is c
 
 An article, its reference summary, and its first three sentences, "lead-3":
 
-    hello and welcome. Nora mended rings. Otto sold pens. Ada lost keys. Max hid maps. ...
-    rings that Nora fixed. pens traded by Otto. maps, which Max buried.
-    hello and welcome. Nora mended rings. Otto sold pens.
+    hello and welcome. Nora called Otto. Ada looked after Max. Ben paid Zoe. ...
+    Otto phoned by Nora. Max, whom Ada nursed. Zoe, repaid by Ben.
+    hello and welcome. Nora called Otto. Ada looked after Max.
 
 Omitted: several facts in a sentence; where and when; people who read.
 """
@@ -49,7 +49,7 @@ from text import (SPLIT_PATTERN, Tokenizer, collate, decode_responses, query_bat
 
 # here: all of them, of rlhf.Config. What is not named is as it is there.
 SETTINGS = dict(passages=30000, lm_steps=5000, lm_batch=32, lm_lr=3e-3, n_embd=128,
-                response_length=18, temperature=0.7)             # paper: 75 tokens; 0.7
+                response_length=21, temperature=0.7)             # paper: 75 tokens; 0.7
 SUPERVISED = 2000            # here: articles with references; paper: all of the training set
 N_ARTICLES = {"evaluation": 1024, "reward": 8000, "policy": 8000}     # paper: 1024
 
@@ -57,9 +57,9 @@ N_ARTICLES = {"evaluation": 1024, "reward": 8000, "policy": 8000}     # paper: 1
 # --- the world: articles, summaries, documents ------------------------------------------
 
 class Fact(NamedTuple):
-    person: str
+    who: str
     verb: str                # the article's word for it
-    thing: str
+    whom: str
 
 
 class Article(NamedTuple):
@@ -70,13 +70,12 @@ class Article(NamedTuple):
 def make_article(rng):
     """An article of five or six facts. rng: a random.Random.
 
-    No person, verb or thing comes twice, so that each word of a fact tells which fact it
+    No person and no verb comes twice, so that each word of a fact tells which fact it
     is. In three articles of ten a preamble stands first."""
     n = rng.randint(5, 6)
-    people = rng.sample(PEOPLE, n)
+    people = rng.sample(PEOPLE, 2 * n)
     verbs = rng.sample(list(VERBS), n)
-    things = rng.sample(THINGS, n)
-    facts = [Fact(*words) for words in zip(people, verbs, things)]
+    facts = [Fact(*words) for words in zip(people[:n], verbs, people[n:])]
     sentences = [IN_ARTICLE.format(**fact._asdict()) for fact in facts]
     if rng.random() < 0.3:                   # paper: 13 % on TL;DR
         sentences.insert(0, rng.choice(PREAMBLES))
@@ -95,17 +94,17 @@ def weight(place):
 
 def reference(article, rng):
     """A summary as people write one: three facts, those that matter more often than the
-    others, mostly in other words than the article's, and with the thing first."""
+    others, mostly in other words than the article's, and the other person first."""
     chances = [weight(place) for place in range(len(article.facts))]
     places = set()
     while len(places) < 3:
         places.update(rng.choices(range(len(chances)), chances))
     sentences = []
     for place in sorted(places):
-        person, verb, thing = article.facts[place]
+        who, verb, whom = article.facts[place]
         template = rng.choice(IN_OTHER_WORDS)
         word = rng.choice([verb, *VERBS[verb]])
-        sentences.append(template.format(person=person, verb=word, thing=thing))
+        sentences.append(template.format(who=who, verb=word, whom=whom))
     return sentences
 
 
@@ -173,7 +172,7 @@ def read_sentence(sentence):
         if match:
             verb = MEANING[match["verb"]]
             article_form = pattern is PATTERNS[0] and match["verb"] == verb
-            return Fact(match["person"], verb, match["thing"]), article_form
+            return Fact(match["who"], verb, match["whom"]), article_form
     return None, False
 
 
@@ -207,15 +206,15 @@ class Habits(NamedTuple):
 
 
 N_LABELERS = 10
-# Labeler i values a fact about thing j so many times as much as the labelers on average.
-# Without a taste of their own they would agree too often.
+# Labeler i values what happened to person j so many times as much as the labelers do on
+# average. Without a taste of their own they would agree too often.
 TASTE_SPREAD = 0.5
 
 
 def tastes():
-    """(10 labelers, things): the same in every run."""
+    """(10 labelers, people): the same in every run."""
     rng = np.random.default_rng(0)
-    return rng.uniform(1 - TASTE_SPREAD, 1 + TASTE_SPREAD, (N_LABELERS, len(THINGS)))
+    return rng.uniform(1 - TASTE_SPREAD, 1 + TASTE_SPREAD, (N_LABELERS, len(PEOPLE)))
 
 
 def labeler_scores(claims, checked, habits):
@@ -235,7 +234,7 @@ def labeler_scores(claims, checked, habits):
         elif claim.place is None:
             total -= habits.false * check
         else:
-            total += weight(claim.place) * TASTES[:, THINGS.index(claim.fact.thing)]
+            total += weight(claim.place) * TASTES[:, PEOPLE.index(claim.fact.whom)]
         if claim.copied:
             total -= habits.copying
         else:
@@ -536,7 +535,7 @@ def with_wrong_verb(sentences, form, rng):
     wrong = list(sentences)
     i = rng.randrange(len(wrong))
     fact, _ = read_sentence(wrong[i])
-    word = next(word for word in wrong[i].split() if word in MEANING)
+    word = next(word for word in MEANING if f" {word} " in f" {wrong[i]} ")
     verb = rng.choice([verb for verb in VERBS if verb != fact.verb])
     other = verb if form == "copy" else rng.choice(VERBS[verb])
     wrong[i] = wrong[i].replace(word, other)
@@ -747,38 +746,39 @@ def main():
 
 
 # --- the words --------------------------------------------------------------------------
-# Verbs: the article's word, and what else references have for it. No sentence starts with
-# a capital, things stand without "the", and every sentence of an article has four tokens:
-# a word is one token wherever it stands, and every word of a fact matters.
+# Verbs: the article's words, and what else references have for them. No sentence starts
+# with a capital, so that a word is one token wherever it stands.
 #
-# Eight of each, of which an article has five or six. With 32 of each, knowing which words
-# are in the article is worth so much that a small model learns that first, and is then
-# slow to learn which of them stand side by side.
+# Sixteen people, of whom an article has ten or twelve. With many more, knowing who is in
+# the article is worth so much that a small model learns that first, and is then slow to
+# learn who stands beside whom. And what follows a name, a verb or a period, depends on
+# the word before it, for both people of a fact have names, and sentences differ in
+# length. So the first layer learns to look one word back, which copying needs. (With
+# rings and pens in place of the second person it did not, in 3,000 steps.)
 
-PEOPLE = ["Ada", "Ben", "Cora", "Finn", "Max", "Nora", "Otto", "Zoe"]
+PEOPLE = """Ada Ben Cora Dan Emil Finn Greta Hugo Ivo Jane Max Nora Otto Rita Tess
+Zoe""".split()
 
-THINGS = ["rings", "pens", "keys", "maps", "boats", "lamps", "bells", "hats"]
+VERBS = {"called": ["phoned", "rang", "contacted"],
+         "paid": ["repaid", "funded", "tipped"],
+         "met": ["greeted", "saw", "welcomed"],
+         "beat": ["defeated", "outran", "outwitted"],
+         "looked after": ["nursed", "tended", "minded"],
+         "ran into": ["hit", "rammed", "struck"],
+         "laughed at": ["mocked", "teased", "ridiculed"],
+         "fell for": ["loved", "adored", "married"]}
 
-VERBS = {"mended": ["fixed", "repaired", "patched"],
-         "sold": ["traded", "vended", "peddled"],
-         "lost": ["misplaced", "mislaid", "dropped"],
-         "hid": ["buried", "covered", "concealed"],
-         "drew": ["sketched", "pictured", "portrayed"],
-         "stole": ["swiped", "pinched", "snatched"],
-         "found": ["spotted", "discovered", "located"],
-         "painted": ["colored", "tinted", "decorated"]}
+PREAMBLES = ["hello and welcome", "hi all", "hey everyone", "so here goes",
+             "okay here is the news"]
 
-PREAMBLES = ["hello and welcome", "hi there everyone", "hey all together", "so here goes",
-             "okay good morning"]
-
-IN_ARTICLE = "{person} {verb} {thing}"
-IN_OTHER_WORDS = ["{thing} {verb} by {person}", "{thing} that {person} {verb}",
-                  "{thing}, which {person} {verb}"]
+IN_ARTICLE = "{who} {verb} {whom}"
+IN_OTHER_WORDS = ["{whom} {verb} by {who}", "{whom}, whom {who} {verb}",
+                  "{whom}, {verb} by {who}"]
 
 MEANING = {word: verb for verb, others in VERBS.items() for word in [verb, *others]}
-PATTERNS = [re.compile(template.format(person=f"(?P<person>{'|'.join(PEOPLE)})",
+PATTERNS = [re.compile(template.format(who=f"(?P<who>{'|'.join(PEOPLE)})",
                                        verb=f"(?P<verb>{'|'.join(MEANING)})",
-                                       thing=f"(?P<thing>{'|'.join(THINGS)})"))
+                                       whom=f"(?P<whom>{'|'.join(PEOPLE)})"))
             for template in [IN_ARTICLE, *IN_OTHER_WORDS]]
 TASTES = tastes()
 

@@ -18,13 +18,13 @@ from extras.summarize import Article, Claim, Fact, Habits
 from gpt import GPT
 from reward import RewardModel
 
-FACTS = [Fact("Nora", "mended", "rings"), Fact("Otto", "sold", "pens"),
-         Fact("Ada", "lost", "keys"), Fact("Max", "hid", "maps"),
-         Fact("Zoe", "drew", "boats")]
-ARTICLE = ("hello and welcome. Nora mended rings. Otto sold pens. Ada lost keys. "
-           "Max hid maps. Zoe drew boats.")
-COPY = "Nora mended rings. Otto sold pens. Ada lost keys."
-PARAPHRASE = "rings that Nora fixed. pens traded by Otto. keys, which Ada misplaced."
+FACTS = [Fact("Nora", "called", "Otto"), Fact("Ada", "looked after", "Max"),
+         Fact("Ben", "paid", "Zoe"), Fact("Rita", "beat", "Hugo"),
+         Fact("Ivo", "met", "Jane")]
+ARTICLE = ("hello and welcome. Nora called Otto. Ada looked after Max. Ben paid Zoe. "
+           "Rita beat Hugo. Ivo met Jane.")
+COPY = "Nora called Otto. Ada looked after Max. Ben paid Zoe."
+PARAPHRASE = "Otto, whom Nora phoned. Max nursed by Ada. Zoe, tipped by Ben."
 
 
 def read(summary):
@@ -119,31 +119,33 @@ def test_a_document_ends_in_a_summary_or_quotes_itself_twice():
 def test_a_synonym_belongs_to_one_verb():
     words = [word for verb, others in summarize.VERBS.items() for word in [verb, *others]]
     assert len(set(words)) == len(words) == len(summarize.MEANING)
-    everything = [*words, *summarize.PEOPLE, *summarize.THINGS]
+    everything = [*words, *summarize.PEOPLE]
     assert len(set(everything)) == len(everything)
 
 
 # --- the reader -------------------------------------------------------------------------
 
 @pytest.mark.parametrize("sentence, fact, article_form", [
-    ("Nora mended rings", FACTS[0], True),
-    ("Nora fixed rings", FACTS[0], False),               # the form, in another word
-    ("rings mended by Nora", FACTS[0], False), ("rings that Nora fixed", FACTS[0], False),
-    ("rings, which Nora repaired", FACTS[0], False),
-    ("Nora mended", None, False), ("rings mended Nora", None, False),
-    ("Nora mended rings pens", None, False), ("hello and welcome", None, False)])
+    ("Nora called Otto", FACTS[0], True), ("Ada looked after Max", FACTS[1], True),
+    ("Nora phoned Otto", FACTS[0], False),               # the form, in another word
+    ("Otto called Nora", Fact("Otto", "called", "Nora"), True),
+    ("Otto phoned by Nora", FACTS[0], False), ("Otto, rang by Nora", FACTS[0], False),
+    ("Max, whom Ada looked after", FACTS[1], False),
+    ("Nora called", None, False), ("called Nora Otto", None, False),
+    ("Nora called Otto Ada", None, False), ("Ada looked Max", None, False),
+    ("hello and welcome", None, False)])
 def test_a_sentence_is_read(sentence, fact, article_form):
     assert summarize.read_sentence(sentence) == (fact, article_form)
 
 
 def test_every_claim_of_a_summary_is_found():
-    # Otto mended nothing; the second mention of a fact repeats it in whatever words.
-    summary = ("Nora mended rings. Otto mended pens. rings that Nora fixed. "
-               "hello and welcome. Nora rings. hello and welcome.")
-    mended_pens = Fact("Otto", "mended", "pens")
+    # Otto called nobody; the second mention of a fact repeats it in whatever words.
+    summary = ("Nora called Otto. Otto called Ada. Otto phoned by Nora. "
+               "hello and welcome. Nora Otto. hello and welcome.")
+    otto_called = Fact("Otto", "called", "Ada")
     assert read(summary) == [
         Claim(FACTS[0], 0, True, True, False),
-        Claim(mended_pens, None, True, False, False),
+        Claim(otto_called, None, True, False, False),
         Claim(FACTS[0], 0, False, False, True),
         Claim(None, None, False, True, False),
         Claim(None, None, False, False, False),
@@ -153,7 +155,7 @@ def test_every_claim_of_a_summary_is_found():
 def test_copying_by_hand():
     # Six sentences: the three of COPY, copied; one in article form, but false; one true
     # and one false in other words. The first summary is accurate, the second is not.
-    mixed = "Otto mended pens. maps that Max buried. boats that Nora drew."
+    mixed = "Otto called Ada. Hugo defeated by Max. Hugo, whom Rita outran."
     found = summarize.copying([read(COPY), read(mixed)])
     assert found == {"copied": 3 / 6, "article_form": 4 / 6, "faithful": 3 / 4,
                      "paraphrases_true": 1 / 2, "understood": 1, "repeated": 0,
@@ -162,13 +164,13 @@ def test_copying_by_hand():
 
 
 def test_ngrams_and_first_words_by_hand():
-    # Of "Nora mended rings. Otto sold maps." the words are all in the article; of the five
-    # pairs "sold maps" is not; of the four triples "Otto sold maps" is not.
-    mixed = "Nora mended rings. Otto sold maps."
+    # Of "Nora called Otto. Ben paid Jane." the words are all in the article; of the five
+    # pairs "Otto Ben" and "paid Jane" are not; of the four triples only the first is.
+    mixed = "Nora called Otto. Ben paid Jane."
     shares = [summarize.ngrams_copied(ARTICLE, mixed, n) for n in (1, 2, 3)]
-    assert shares == [1, 4 / 5, 3 / 4]
+    assert shares == [1, 3 / 5, 1 / 4]
     assert summarize.has_preamble(ARTICLE) and not summarize.has_preamble(COPY)
-    assert summarize.starts_alike(ARTICLE, "hello and welcome. Otto sold pens.")
+    assert summarize.starts_alike(ARTICLE, "hello and welcome. Ben paid Zoe.")
     assert not summarize.starts_alike(ARTICLE, COPY)
     assert summarize.starts_alike(COPY, mixed)
 
@@ -177,17 +179,17 @@ def test_ngrams_and_first_words_by_hand():
 
 @pytest.fixture
 def no_tastes(monkeypatch):
-    """Labelers for whom all things matter alike."""
+    """Labelers for whom all people matter alike."""
     monkeypatch.setattr(summarize, "TASTES",
-                        np.ones((summarize.N_LABELERS, len(summarize.THINGS))))
+                        np.ones((summarize.N_LABELERS, len(summarize.PEOPLE))))
 
 
 @pytest.mark.parametrize("summary, checked, score", [
     (COPY, 0, 1 + 0.8 + 0.64), (COPY, 1, 1 + 0.8 + 0.64),    # a copy needs no check
     (PARAPHRASE, 1, 1 + 0.8 + 0.64),
     (PARAPHRASE, 0, 1 + 0.8 + 0.64 - 3 * 0.6),               # not checked: suspicion
-    ("Otto sold rings.", 1, -1.5), ("Otto sold rings.", 0, -0.6),
-    ("Nora mended rings. Nora mended rings.", 1, 1 - 0.5),
+    ("Otto paid Ada.", 1, -1.5), ("Otto paid Ada.", 0, -0.6),
+    ("Nora called Otto. Nora called Otto.", 1, 1 - 0.5),
     ("hello and welcome.", 0, -0.3), ("so it is.", 0, -0.3 - 0.6)])
 def test_a_labelers_score_by_hand(no_tastes, summary, checked, score):
     claims = read(summary)
@@ -201,17 +203,17 @@ def test_the_true_score_by_hand(no_tastes):
     def score(summary, habits=Habits()):
         return summarize.true_score(read(summary), habits)
     assert score(PARAPHRASE) == pytest.approx(2.44 - 3 * 0.36)
-    assert score("Otto sold rings.") == pytest.approx(-0.96)
+    assert score("Otto paid Ada.") == pytest.approx(-0.96)
     careful = Habits(check=1.0, suspicion=0.0)
     assert score(PARAPHRASE, careful) == score(COPY, careful) == pytest.approx(2.44)
     assert score(COPY, Habits(copying=0.5)) == pytest.approx(2.44 - 1.5)
 
 
-def test_a_taste_is_for_a_thing(monkeypatch):
-    taste = np.ones((10, len(summarize.THINGS)))
-    taste[3, summarize.THINGS.index("rings")] = 1.5
+def test_a_taste_is_for_a_person(monkeypatch):
+    taste = np.ones((10, len(summarize.PEOPLE)))
+    taste[3, summarize.PEOPLE.index("Otto")] = 1.5
     monkeypatch.setattr(summarize, "TASTES", taste)
-    claims = read("Nora mended rings. Otto sold pens.")
+    claims = read("Nora called Otto. Ada looked after Max.")
     scores = summarize.labeler_scores(claims, np.zeros((10, 2)), Habits())
     assert scores[3] == pytest.approx(1.5 + 0.8) and scores[4] == pytest.approx(1.8)
 
@@ -220,7 +222,7 @@ def test_a_labeler_chooses_by_luces_rule_over_what_is_checked(no_tastes, monkeyp
     # Three copies of one fact worth 1, and one false sentence: -1.5 if checked, else -.6.
     monkeypatch.setattr(summarize, "TEMPERATURE", 2.0)
     monkeypatch.setattr(summarize, "DRAWS", 4000)
-    options = ["Nora mended rings."] * 3 + ["Otto sold rings."]
+    options = ["Nora called Otto."] * 3 + ["Otto paid Ada."]
     question = f"{ARTICLE} {summarize.TLDR}", options
     p = summarize.choice_probabilities([question], Habits(), np.random.default_rng(0))
     checked = math.exp(-1.5 / 2) / (3 * math.exp(1 / 2) + math.exp(-1.5 / 2))
@@ -235,7 +237,7 @@ def test_the_optimum_by_hand(no_tastes):
     # One article, three samples. With q = 1, s = 0 and beta = 1.64 / log 4, the copy,
     # worth 2.44, has 4 times the weight of what is worth .8: 4 / 6 of all.
     careful = Habits(check=1.0, suspicion=0.0)
-    samples = [read(COPY), read("pens traded by Otto."), read("Otto vended pens.")]
+    samples = [read(COPY), read("Max nursed by Ada."), read("Ada nursed Max.")]
     found = summarize.optimum([samples], careful, 1.64 / math.log(4))
     assert found["copied"] == pytest.approx(4 / 6)
     assert found["accurate"] == pytest.approx(1)
@@ -243,7 +245,7 @@ def test_the_optimum_by_hand(no_tastes):
     assert found["effective_samples"] == pytest.approx(36 / 18)
     assert found["bound"] == pytest.approx(1 / 3)
     # What is false is not in the bound: now half of the accurate samples are copies.
-    samples = [read(COPY), read("pens traded by Otto."), read("Otto sold maps.")]
+    samples = [read(COPY), read("Max nursed by Ada."), read("Ada paid Max.")]
     found = summarize.optimum([samples], Habits(), 1e9)
     assert found["bound"] == pytest.approx(1 / 2)
     assert found["copied"] == pytest.approx(1 / 3)
@@ -251,7 +253,7 @@ def test_the_optimum_by_hand(no_tastes):
 
 
 def test_the_strongest_optimum_has_the_samples_asked_for(no_tastes):
-    samples = [read(COPY)] * 10 + [read("Otto sold rings.")] * 20
+    samples = [read(COPY)] * 10 + [read("Otto paid Ada.")] * 20
     found = summarize.strongest_optimum([samples], Habits(), least=11)
     assert 11 <= found["effective_samples"] < 13 and found["copied"] > 0.9
 
@@ -280,13 +282,13 @@ def test_each_word_is_one_token():
     tokenizer = summarize.word_tokenizer([ARTICLE, f"a {summarize.TLDR}"])
     ids = tokenizer.encode(COPY)
     assert min(i for i in ids if i != tokenizer.period) >= 256       # none is a byte
-    assert len(ids) == 12 and ids.count(tokenizer.period) == 3
+    assert len(ids) == 13 and ids.count(tokenizer.period) == 3
     assert tokenizer.decode(ids) == COPY
 
 
 def test_windows_end_where_documents_do():
     tokenizer = summarize.word_tokenizer([ARTICLE])
-    windows, mask = summarize.windows_of(["Nora mended rings.", "hello."], tokenizer, 5)
+    windows, mask = summarize.windows_of(["Nora called Otto.", "hello."], tokenizer, 5)
     assert windows.shape == mask.shape == (2, 6) and mask.sum(dim=1).tolist() == [4, 2]
     assert tokenizer.decode(windows[1, :2].tolist()) == "hello."
 
@@ -337,7 +339,7 @@ def test_a_sampled_summary_is_read_beside_its_own_article(small_world, monkeypat
     cfg, rho, tokenizer, queries, _ = small_world
 
     def lead_3(model, query, sampling, n):
-        response = query[:, :18].repeat_interleave(n, dim=0)
+        response = query[:, :21].repeat_interleave(n, dim=0)
         length, finished = sampling.truncate(response)
         return response, length, finished
     monkeypatch.setattr(summarize, "generate_finished", lead_3)
@@ -388,7 +390,7 @@ class PrefersShort(RewardModel):
 
 
 def test_probes_by_a_reward_that_is_known(small_world):
-    # A copy has 12 tokens and a reference 15 or more; a wrong verb changes no length, and
+    # A copy is shorter than a reference; a wrong verb changes no length, and
     # of equal scores the first counts as the favorite.
     _, rho, tokenizer, _, _ = small_world
     found = summarize.probes(PrefersShort(rho), tokenizer, random.Random(0), n=10)
@@ -417,7 +419,7 @@ def test_only_the_summary_is_learned(small_world, monkeypatch):
 def test_tables_by_hand(no_tastes):
     # Two articles that are alike, one without its preamble; lead-3 is all copied, and the
     # preamble is one of its sentences. The reference is PARAPHRASE: of its 12 words lead-3
-    # has six (Nora rings pens Otto keys Ada) where all three facts are told.
+    # has six (Nora Otto Ada Max Ben Zoe) where all three facts are told.
     articles = [ARTICLE.removeprefix("hello and welcome. "), ARTICLE]
     summaries = [[summarize.lead_3(text)] * 2 for text in articles]
     assert summaries[0][0] == COPY
@@ -425,7 +427,7 @@ def test_tables_by_hand(no_tastes):
     assert found["copied"] == found["accurate"] == found["starts_alike"] == 1
     assert found["starts_alike_preamble"] == found["3-grams copied"] == 1
     n = len(summarize.words_of(PARAPHRASE))
-    both = (2 * 6 / (9 + n) + 2 * 4 / (9 + n)) / 2
+    both = (2 * 6 / (10 + n) + 2 * 4 / (10 + n)) / 2
     assert n == 12 and found["rouge_1"] == pytest.approx(both)
     assert found["rouge_2"] == 0
     references = summarize.references_of(articles, random.Random(0))
