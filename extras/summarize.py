@@ -50,7 +50,7 @@ from text import (SPLIT_PATTERN, Tokenizer, collate, decode_responses, query_bat
 # here: all of them, of rlhf.Config. What is not named is as it is there.
 SETTINGS = dict(passages=30000, lm_steps=5000, lm_batch=32, lm_lr=3e-3, n_embd=128,
                 response_length=21, temperature=0.7)             # paper: 75 tokens; 0.7
-SUPERVISED = 2000            # here: articles with references; paper: all of the training set
+SUPERVISED = 2000    # here: articles with references; paper: all of the training set
 N_ARTICLES = {"evaluation": 1024, "reward": 8000, "policy": 8000}     # paper: 1024
 
 
@@ -63,7 +63,7 @@ class Fact(NamedTuple):
 
 
 class Article(NamedTuple):
-    sentences: list          # of texts, without their periods; a preamble may be the first
+    sentences: list          # of texts, without periods; a preamble may be the first
     facts: list              # what the others say, one fact each
 
 
@@ -131,7 +131,7 @@ def document(rng):
 
 
 def document_with_summary(rng):
-    """A few summaries are extracts: from these rho knows that a summary may be a quote."""
+    """A few summaries are extracts: so rho knows that a summary may be a quote."""
     article = make_article(rng)
     summary = reference(article, rng)
     if rng.random() < SHARE_OF_EXTRACTS:
@@ -197,7 +197,7 @@ def read_summary(article, summary):
 class Habits(NamedTuple):
     """How labelers work, in units of what the first fact is worth. Set once, by what they
     mean, before any model was trained."""
-    check: float = 0.4       # q: how often a sentence that is not in the article is checked
+    check: float = 0.4       # q: how often a sentence not in the article is checked
     suspicion: float = 0.6   # s: the price of such a sentence where it is not checked
     false: float = 1.5       # the price of a false sentence that is checked
     repetition: float = 0.5  # the price of saying again what has been said
@@ -411,7 +411,7 @@ def shown(query, tokenizer):
 
 @torch.no_grad()
 def sample_claims(model, queries, sampling, tokenizer, n=1):
-    """What a reader finds in n summaries of each article: P lists of n lists of Claims."""
+    """What a reader finds in n summaries of each article: P lists of n Claims lists."""
     claims = []
     for query in query_batches(queries, 64):
         response, length, _ = generate_finished(model, query, sampling, n)
@@ -659,7 +659,7 @@ def vote(articles, ours, theirs, habits, rng):
 # --- a run ------------------------------------------------------------------------------
 
 AS_SET = Habits()
-CAREFUL = Habits(check=1.0, suspicion=0.0)       # only truth counts: they check everything
+CAREFUL = Habits(check=1.0, suspicion=0.0)           # check everything: truth counts
 
 
 def sampling_of(cfg, tokenizer):
@@ -754,7 +754,7 @@ def main():
 # learn who stands beside whom. And what follows a name, a verb or a period, depends on
 # the word before it, for both people of a fact have names, and sentences differ in
 # length. So the first layer learns to look one word back, which copying needs. (With
-# rings and pens in place of the second person it did not, in 3,000 steps.)
+# rings and pens in place of the second person it had not after 1,200 steps.)
 
 PEOPLE = """Ada Ben Cora Dan Emil Finn Greta Hugo Ivo Jane Max Nora Otto Rita Tess
 Zoe""".split()

@@ -424,8 +424,8 @@ def test_only_the_summary_is_learned(small_world, monkeypatch):
 
 def test_tables_by_hand(no_tastes):
     # Two articles that are alike, one without its preamble; lead-3 is all copied, and the
-    # preamble is one of its sentences. The reference is PARAPHRASE: of its 12 words lead-3
-    # has six (Nora Otto Ada Max Ben Zoe) where all three facts are told.
+    # preamble is one of its sentences. The reference is PARAPHRASE: of its 12 words
+    # lead-3 has six (Nora Otto Ada Max Ben Zoe) where all three facts are told.
     articles = [ARTICLE.removeprefix("hello and welcome. "), ARTICLE]
     summaries = [[summarize.lead_3(text)] * 2 for text in articles]
     assert summaries[0][0] == COPY
