@@ -145,12 +145,12 @@ def test_what_cannot_be_shared_is_refused(options, words, monkeypatch):
 def test_a_run_is_gone_on_with_in_the_way_it_was_begun(tmp_path):
     path = tmp_path / "distributed.json"
     begun = {"processes": 2, "micro_batches": 1, "bfloat16": False}
-    distributed.refuse_another_way(path, begun)
-    distributed.refuse_another_way(path, begun)
+    distributed.same_processes(path, begun)
+    distributed.same_processes(path, begun)
     with pytest.raises(UserError, match="a run with 2 for processes, not 3; give another"):
-        distributed.refuse_another_way(path, {**begun, "processes": 3})
+        distributed.same_processes(path, {**begun, "processes": 3})
     with pytest.raises(UserError, match="a run with False for bfloat16, not True"):
-        distributed.refuse_another_way(path, {**begun, "bfloat16": True})
+        distributed.same_processes(path, {**begun, "bfloat16": True})
     assert json.loads(path.read_text()) == begun
 
 
