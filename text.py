@@ -297,8 +297,8 @@ def collate(comparisons, tokenizer, block_size):
         too_long += sum(len(ids) > block_size for ids in both)
         rows.append([ids[-block_size:] for ids in both])
     if too_long:
-        warnings.warn(f"{too_long} samples with their queries are longer than the "
-                      f"model's {block_size} positions; their beginnings are left out")
+        warnings.warn("samples that with their queries are longer than the model's "
+                      f"{block_size} positions: {too_long}; their beginnings are left out")
     lengths = torch.tensor([[len(ids) for ids in row] for row in rows])
     tokens = torch.zeros(*lengths.shape, int(lengths.max()), dtype=torch.long)
     for n, row in enumerate(rows):
