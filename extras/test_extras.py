@@ -555,7 +555,7 @@ def test_a_download_that_fails_is_one_sentence(reply, server, tmp_path, monkeypa
                 with connection:
                     connection.recv(4096)
                     if reply is None:
-                        time.sleep(2)                        # longer than we wait, below
+                        time.sleep(9)                        # longer than we wait, below
                     else:
                         connection.sendall(reply)
 
@@ -570,6 +570,7 @@ def test_a_download_that_fails_is_one_sentence(reply, server, tmp_path, monkeypa
         wait(None)
     said = capsys.readouterr().err.splitlines()[-1]
     assert "sentiment.json cannot be downloaded (" in said and "Traceback" not in said
+    assert reply is not None or "timed out" in said
     assert not [path for path in (tmp_path / "hub").rglob("*") if path.is_file()]
     assert not (tmp_path / "l.jsonl").exists()
 
