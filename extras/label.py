@@ -26,9 +26,9 @@ import unicodedata
 from functools import partial
 from pathlib import Path
 
-from extras.questions import (WORDING, Answers, add_sampling_options, agreement,
-                              choices_of, config_of, key_of, make_questions,
-                              questions_file, questions_of)
+from extras.questions import (MOST_QUESTIONS, WORDING, Answers, add_sampling_options,
+                              agreement, check_number, choices_of, config_of, key_of,
+                              make_questions, questions_file, questions_of)
 from reward import Comparison, read_comparisons
 from rlhf import Parser, Progress, open_closed_streams
 from text import UserError
@@ -103,8 +103,7 @@ def ask_command(options):
     """A person picks the best of four samples of rho, or of two of rho and two of a
     policy. The answers are added to the file --to."""
     cfg, path = config_of(options), Path(options.to)
-    if options.n < 1:
-        raise UserError(f"--n is {options.n}, but must be above 0")
+    check_number("n", options.n, MOST_QUESTIONS)
     policies = ["", options.policy] if options.policy else [""]
     answers = Answers(path)
     make = partial(make_questions, cfg, policies, "reward", Progress("questions"))
@@ -137,9 +136,10 @@ def agreement_command(options):
     if found is None:
         raise UserError(f"{options.a} and {options.b} have no question in common")
     alike, n = round(found["mean"] * found["n"]), found["n"]
+    samples = len(next(iter(both[1].values())).samples)      # of a question: four, or two
     print(f"{options.a} and {options.b} agree on {alike} of {n} questions, "
           f"{found['mean']:.1%} ({found['low']:.1%} to {found['high']:.1%}); chance is "
-          "25 %")
+          f"{100 // samples} %")
 
 
 def read_options(argv):

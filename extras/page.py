@@ -42,10 +42,10 @@ from pathlib import Path
 from urllib.parse import parse_qs
 
 from extras.look import Look, save_page
-from extras.questions import (LABELS, PAGE_LOCK, WORDING, Answers, add_sampling_options,
-                              agreement, choices_of, config_of, key_of, make_questions,
-                              merged, questions_file, questions_of, refuse_folder_of_run,
-                              win_rate)
+from extras.questions import (LABELS, MOST_QUESTIONS, PAGE_LOCK, WORDING, Answers,
+                              add_sampling_options, agreement, check_number, choices_of,
+                              config_of, key_of, make_questions, merged, questions_file,
+                              questions_of, refuse_folder_of_run, win_rate)
 from reward import Comparison, write_comparisons
 from rlhf import Config, Parser, Progress, open_closed_streams, whole_file
 from text import UserError
@@ -568,9 +568,8 @@ def read_options(argv):
     add("--code", default="", help="the code to ask for; a random one if not given")
     add_sampling_options(parser)
     options = parser.parse_args(argv)
-    for name in ("n", "people"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name} is {getattr(options, name)}, but must be above 0")
+    check_number("people", options.people, MOST_PEOPLE)
+    check_number("n", options.n, MOST_QUESTIONS // options.people)
     if not 0 <= options.port <= 65535:
         raise UserError(f"--port is {options.port}, but must be 0 to 65535")
     if not options.code.isascii():

@@ -24,7 +24,8 @@ from typing import NamedTuple
 import torch
 
 from evaluate import seeded
-from reward import comparison_line, generate_texts, parse_comparison, shuffled_queries
+from reward import (Comparison, comparison_line, generate_texts, parse_comparison,
+                    shuffled_queries)
 from rlhf import (Config, check, devices, load, load_rho, reading, sampling_of,
                   whole_file)
 from text import UserError
@@ -38,6 +39,7 @@ except ImportError:              # Windows, where nothing stops two windows with
 WORDING = {"sentiment": "Which continuation is the most positive and happy?",
            "descriptiveness": "Which continuation is the most vividly descriptive?"}
 
+MOST_QUESTIONS = 100_000         # some hours of sampling; a number above is a slip
 LABELS = "labels.jsonl"          # what the page makes of everybody's answers
 PAGE_LOCK = "page.lock"          # in a folder where it does
 
@@ -75,11 +77,15 @@ def read_questions(path):
     if not path.exists():
         return []
     with reading(path):
-        questions = [Question(**fields) for fields in json.loads(path.read_text("utf-8"))]
+        rows = json.loads(path.read_text("utf-8"))
+        if not isinstance(rows, list):
+            raise ValueError("not a list of questions")
+        questions = [Question(**fields) for fields in rows]
         for query, samples, models in questions:
             kinds = [type(value) for value in [query, *samples, *models]]
             if kinds != [str] * 5 + [int] * 4:
                 raise ValueError("a question is a query, four samples, whose they are")
+            parse_comparison(comparison_line(Comparison(query, samples, 0)))
         return questions
 
 
@@ -198,6 +204,9 @@ class Answers:
             self.file.write(b"\n")
 
     def remember(self, comparison, start):
+        if len(comparison.samples) != 4:
+            raise UserError(f"{self.path}: its questions have two samples, and no file "
+                            "may have both kinds; give another --to")
         key = key_of(comparison.query, comparison.samples)
         if key in self.comparisons:
             raise UserError(f"{self.path}: answers one question twice: "
@@ -222,9 +231,9 @@ class Answers:
         """Take the last answer back, of today or of earlier. None if there is none."""
         if not self.comparisons:
             return None
-        start = self.starts.pop()
-        self.file.truncate(start)
-        os.fsync(self.file.fileno())
+        self.file.truncate(self.starts[-1])
+        os.fsync(self.file.fileno())             # where it fails all is as before
+        self.starts.pop()
         _, comparison = self.comparisons.popitem()
         return comparison
 
@@ -349,6 +358,11 @@ def add_sampling_options(parser):
         if f.name in SAMPLING:
             parser.add_argument(f"--{f.name}", type=f.type, metavar=f.type.__name__,
                                 help=f"{f.metadata['help']} (here: {f.default!r})")
+
+
+def check_number(name, value, most):
+    if not 1 <= value <= most:
+        raise UserError(f"--{name} is {value}, but must be from 1 to {most:,}")
 
 
 def config_of(options, cfg=Config()):

@@ -106,6 +106,15 @@ def test_an_answer_is_on_disk_when_add_returns(tmp_path, monkeypatch):
     answers.undo()
     assert read_comparisons(tmp_path / "l") == [comparison(0, 0)] and len(synced) == 3
 
+    def full(fd):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(questions.os, "fsync", full)
+    with pytest.raises(OSError):
+        answers.undo()
+    monkeypatch.setattr(questions.os, "fsync", synced.append)
+    assert answers.undo() == comparison(0, 0), "tried again"
+    assert answers.undo() is None and (tmp_path / "l").read_bytes() == b""
+
 
 def test_undo_after_a_restart_to_the_very_first(tmp_path):
     lines = [comparison_line(comparison(i, 1)) for i in range(3)]
@@ -163,10 +172,12 @@ def test_half_a_line_is_an_answer_that_was_cut_off(tmp_path):
 
 @pytest.mark.parametrize("content", [
     b"my notes", b"[1]\n", b'{"a": 1}\nnotes\n{"b', b'{"a": 1}\n{"b', b"\x00\xff\n{",
-    b"{notes", b'{"query": "x"}\n', 2 * comparison_line(comparison(0, 0)).encode()])
+    b"{notes", b'{"query": "x"}\n', 2 * comparison_line(comparison(0, 0)).encode(),
+    comparison_line(Comparison("Pairs.", ["a", "b"], 1)).encode()])
 def test_a_file_that_holds_no_answers_stays_as_it_is(content, tmp_path):
     (tmp_path / "l").write_bytes(content)
-    with pytest.raises(UserError, match="not a file of answers|one question twice"):
+    with pytest.raises(UserError, match="not a file of answers|one question twice|"
+                       "have two samples"):
         Answers(tmp_path / "l")
     assert (tmp_path / "l").read_bytes() == content
     with pytest.raises(UserError, match="is not a file; give another"):
@@ -183,7 +194,9 @@ def test_one_program_at_a_time_in_a_file(tmp_path):
 
 
 @pytest.mark.parametrize("content", [
-    "3", '[["q", ["a", "b", "c", "d"]]]', '[{"query": "q"',
+    "3", "{}", "[{}]", '[["q", ["a", "b", "c", "d"]]]', '[{"query": "q"',
+    '[{"query": "\\ud800", "samples": ["a", "b", "c", "d"], "models": [0, 0, 0, 0]}]',
+    '[{"query": " ", "samples": ["a", "b", "c", "d"], "models": [0, 0, 0, 0]}]',
     '[{"query": "q", "samples": ["a"], "models": [0]}]',
     '[{"query": "q", "samples": [1, 2, 3, 4], "models": [0, 0, 0, 0]}]'])
 def test_damaged_questions_are_refused(content, tmp_path):
@@ -397,6 +410,14 @@ def test_a_runs_labels_are_not_added_to(a_run, tmp_path, capsys):
     assert (a_run / "labels.jsonl").read_bytes() == before
     assert label.main([*given, str(tmp_path / "l"), "--n", "0"]) == 2
     assert "--n is 0" in one_sentence(capsys)
+    for name in ("--n", "--seed"):
+        assert label.main([*given, str(tmp_path / "l"), name, "9" * 25]) == 2
+        assert f"{name} is 999" in one_sentence(capsys)
+    pairs = tmp_path / "pairs.jsonl"
+    write_comparisons(pairs, [Comparison("Query.", ["a", "b"], 1)])
+    before = pairs.read_bytes()
+    assert label.main([*given, str(pairs)]) == 2
+    assert "have two samples" in one_sentence(capsys) and pairs.read_bytes() == before
     assert label.main([*given, str(tmp_path / "l"), "--policy", str(tmp_path / "p")]) == 2
     assert "No such file" in one_sentence(capsys)
 
@@ -413,6 +434,11 @@ def test_agreement_of_two_files(tmp_path, capsys):
     assert "agree on 2 of 4 questions, 50.0% (15.0% to 85.0%); chance is 25 %" in said
     assert label.main(["agreement", paths["a"], paths["c"]]) == 0
     assert "1 of 1 questions, 100.0% (20.7% to 100.0%)" in capsys.readouterr().out
+    pairs = [Comparison(f"Query {i}.", ["x", "y"], 0) for i in range(3)]
+    write_comparisons(tmp_path / "pairs", pairs)
+    assert label.main(["agreement", *2 * [str(tmp_path / "pairs")]]) == 0
+    said = capsys.readouterr().out
+    assert "agree on 3 of 3 questions" in said and said.endswith("chance is 50 %\n")
     for words, pair in (("answers one question twice", [paths["a"], paths["d"]]),
                         ("no question in common", [paths["a"], paths["e"]]),
                         ("required", [paths["a"]])):
@@ -944,6 +970,11 @@ def test_what_the_user_can_mend_is_one_sentence(a_run, tmp_path, capsys):
             ("the folder of a run", ["--rho", rho, "--to", str(a_run), *CPU]),
             ("--n is 0", [*label_alone, "--n", "0"]),
             ("--people is -1", [*label_alone, "--people", "-1"]),
+            ("--n is 99", [*label_alone, "--n", "9" * 25]),
+            ("from 1 to 3,333", [*label_alone, "--n", "4000", "--people", "30"]),
+            ("--people is 99", [*label_alone, "--people", "9" * 25]),
+            ("--seed is 99", [*label_alone, "--seed", "9" * 25]),
+            ("--port is 99", [*label_alone, "--port", "9" * 25]),
             ("needs a --policy", [*label_alone, "--opponent", "x"]),
             ("No such file", [*label_alone, "--policy", str(tmp_path / "p.pt")]),
             ("No such file", [*label_alone, "--instructions", "nothing.txt"]),
