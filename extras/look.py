@@ -280,6 +280,7 @@ class Look:
         with self.lock:
             if self.made is None and self.thread is None:
                 if (self.folder / "policy.pt").exists():
+                    self.say("Reading the models ...")
                     self.thread = threading.Thread(target=self.make, daemon=True)
                     self.thread.start()
                 else:
@@ -300,6 +301,7 @@ class Look:
             models.update((self.folder / name).read_bytes())
         made_from = models.hexdigest()
         if path.exists() and read_json(path).get("made_from") == made_from:
+            self.status = ""
             return read_json(path)
         view = {"made_from": made_from, **view_of(self.folder, self.say)}
         self.status = ""
@@ -310,7 +312,7 @@ class Look:
         return view
 
     def say(self, sentence):
-        self.status = sentence
+        self.status = f"The rest of this page is made, once, in some minutes. {sentence}"
 
 
 def save_page(look, page, path):

@@ -1149,6 +1149,21 @@ def test_a_run_at_work_has_its_curves(a_run, tmp_path):
     assert "when pi is trained" in state["status"]
 
 
+def test_what_is_being_made_is_said_from_the_start(a_run, small_look, tmp_path,
+                                                   monkeypatch):
+    run = tmp_path / "run"
+    shutil.copytree(a_run, run)
+    looked, said, go_on = look.Look(run), [], threading.Event()
+    monkeypatch.setattr(looked, "make", go_on.wait)
+    state = looked.state(0)
+    assert not state["ready"] and "made, once" in state["status"]
+    go_on.set()
+    monkeypatch.setattr(looked, "say", said.append)
+    looked.kept_view()
+    assert said[0].startswith("Sampling") and looked.status == ""
+    assert [line for line in said if "query 2 of 2" in line]
+
+
 def test_a_saved_page_is_one_small_file(a_run, small_look, tmp_path, capsys, monkeypatch):
     to = tmp_path / "run.html"
     assert page.main(["--out", str(a_run), "--save", str(to)]) == 0
@@ -1297,6 +1312,41 @@ def test_twenty_labels_by_keys(window, serve, tmp_path):
     window.no_errors()
 
 
+def test_on_a_phone_the_next_question_is_in_sight(window, serve):
+    window.size(390, 400)
+    window.open(serve().url)
+    window.start_as("Ann")
+    is_open = "return document.getElementById('words').open"
+    assert window.run(is_open)
+    window.run("scrollTo(0, document.body.scrollHeight)")
+    window.key("4")
+    assert not window.run(is_open), "what to choose by was read"
+    window.run("scrollTo(0, document.body.scrollHeight)")
+    place = "return document.getElementById('query').getBoundingClientRect().top"
+    assert window.run(place) < 0
+    window.key("4")
+    assert -1 <= window.run(place) < 300
+    window.size(1200, 900)
+
+
+def test_who_has_gone_elsewhere_stays_there(window, serve, looked_at, tmp_path):
+    served = serve(look=looked_at)
+    window.open(served.url)
+    window.start_as("Ann")
+    served.close()
+    window.keys("3")
+    wait_until(lambda: window.visible("trouble"))
+    window.browser.find_element("link text", "Look at a run").click()
+    there = Served(tmp_path, port=served.port, look=looked_at)
+    wait_until(lambda: (tmp_path / "ann.jsonl").read_bytes())
+    wait_until(lambda: window.visible("view"))
+    time.sleep(0.3)
+    assert not window.visible("poll")
+    window.browser.find_element("link text", "Label").click()
+    wait_until(lambda: window.text("count") == "question 2 of 5")
+    there.close()
+
+
 def test_only_the_skipped_are_left(window, serve, tmp_path):
     window.open(serve().url)
     window.start_as("Bo")
@@ -1335,6 +1385,7 @@ def test_ten_votes_and_their_win_rate(window, serve, tmp_path):
     served = serve(asked=MANY, n=10, models=("pi", "rho"))
     window.open(served.url + "#compare")
     window.start_as("Ann")
+    assert "Two of the four are by pi, two by rho" in window.text("purpose")
     sources = {q.query: q.models for q in MANY}
     won = 0
     for i in range(10):
