@@ -41,6 +41,9 @@ OF_PI = 64                       # samples of pi to each query
 READ = 40                        # of rho's samples to each query, with words left out
 OFTEN = 8                        # times that a word must be in these, for its mean change
 CURVES = ["episode", "score", "true", "kl", "beta"]
+STAGES = {"rho.pt": "rho learns the language.", "labels.jsonl": "Questions are answered.",
+          "reward.pt": "r learns from the labels.",
+          "policy.pt": "The samples come when pi is trained."}
 WORD = r"\w+(?:['-]\w+)*"
 LARGEST_PAGE = 3_000_000         # bytes
 
@@ -284,8 +287,15 @@ class Look:
                     self.thread = threading.Thread(target=self.make, daemon=True)
                     self.thread.start()
                 else:
-                    self.status = "The samples come when pi is trained."
+                    self.status = self.stage()
         return self.made
+
+    def stage(self):
+        """What a run at work is doing, by the first file that it has not written."""
+        for name, sentence in STAGES.items():
+            if not (self.folder / name).exists():
+                return sentence
+        return ""
 
     def make(self):
         try:

@@ -1139,6 +1139,10 @@ def test_a_run_at_work_has_its_curves(a_run, tmp_path):
     shutil.copy(a_run / "config.json", run)
     looked = look.Look(run)
     assert looked.state(0)["lines"] == 0 and not looked.state(0)["ready"]
+    for name, stage in (("rho.pt", "language"), ("labels.jsonl", "answered"),
+                        ("reward.pt", "from the labels")):
+        assert stage in looked.state(0)["status"]
+        shutil.copy(a_run / name, run)
     lines = (a_run / "metrics.jsonl").read_text().splitlines()
     (run / "metrics.jsonl").write_text(lines[0] + "\n" + lines[1][:30])
     state = looked.state(0)
