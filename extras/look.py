@@ -330,7 +330,8 @@ def save_page(look, page, path):
     data where it otherwise has `null`. Where that is too large, with fewer samples."""
     if not (look.folder / "policy.pt").exists():
         raise UserError(f"{look.folder} holds no finished policy; run rlhf.py first")
-    view, state = look.kept_view(), look.state(0)
+    view = look.made = look.kept_view()
+    state = look.state(0)
     every = math.ceil(len(state["curves"]) / 2000)
     state["curves"] = state["curves"][::every]
     place = 'type="application/json">null<'

@@ -681,6 +681,16 @@ def test_your_own_text_to_a_policy_in_miniature(exported, tmp_path, capsys):
     assert results["config"]["rho"] == str(tmp_path / "my rho.pt")
 
 
+def test_the_command_for_labels_is_one_that_label_takes(tmp_path):
+    path = tmp_path / "my rho.pt"
+    words = shlex.split(gpt2.ask_command(path, rlhf.Config(response_length=48)))
+    assert words[:3] == ["python", "-m", "extras.label"]
+    options = label.read_options(words[3:])
+    assert options.command is label.ask_command and options.rho == str(path)
+    assert options.response_length == 48
+    assert options.to == str(tmp_path / "labels.jsonl")
+
+
 def test_gpt2s_vocabulary_openais_labels_and_the_released_settings(gpt2s_own, tmp_path,
                                                                    capsys):
     encode, pad = gpt2s_own.encode, 50259

@@ -1175,6 +1175,7 @@ def test_a_saved_page_is_one_small_file(a_run, small_look, tmp_path, capsys, mon
     data = re.search(r'type="application/json">(.*?)</script>', html, re.DOTALL)[1]
     data = json.loads(data)
     assert len(data["state"]["curves"]) == 2
+    assert data["state"]["ready"] and data["state"]["status"] == ""
     assert len(data["view"]["optimum"][0]["r"]) == 64
     elsewhere = html.replace("http://www.w3.org/2000/svg", "")       # only a name
     assert "http" not in elsewhere, "nothing is loaded"
