@@ -1487,6 +1487,9 @@ def check_slider(window, view):
         assert shown[2] == pytest.approx(kl, abs=0.006)
         assert shown[3] == pytest.approx(samples, abs=0.51)
         texts.append(window.text("optimum-texts"))
+    # exp(1000 / 0.5) is no number; exp(-1 / 0.5) is.
+    weights = window.run("return weightsOf([1000, 1001], 0.5)")
+    assert weights == pytest.approx([0.1192, 0.8808], abs=1e-4)
     best = view["optimum"][0]["texts"][int(r[0].argmax())]
     assert texts[-1].startswith(best) and texts[0] != texts[-1]
 
