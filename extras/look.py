@@ -1,0 +1,353 @@
+"""
+look.py: what there is to see of a run: its curves, its samples token by token, the
+optimum at any price, what r learned.
+
+Paper: Ziegler et al. 2019, 2 (eq. 2), 3.1.1 (the optimal policy), 3.1.2 (samples).
+In:  the folder of a run, finished or at work      Out: numbers and texts for page.html
+Not here: how they are drawn (page.html), how they are sent (page.py)
+
+Letters: P queries, n samples of each, Q query tokens, T response tokens.
+
+Omitted: the critic's values. A run does not keep its critic, and policies from elsewhere
+have none: V is measured here, by what pi earns from a token on.
+"""
+
+import copy
+import hashlib
+import json
+import math
+import re
+import threading
+from collections import Counter, defaultdict
+from typing import NamedTuple
+
+import torch
+
+import gpt
+from evaluate import (BEST_OF, best_of, closing_table, columns_of, sample_and_score,
+                      seeded)
+from gpt import generate, generate_finished, response_logprobs
+from ppo import gae, mask_before, response_kl, token_rewards
+from reward import Comparison, RewardModel, learned_reward, score_in_batches
+from rlhf import (devices, load, load_rho, read_config_of, read_json, reading,
+                  sampling_of, whole_file, write_json)
+from text import (Tokenizer, UserError, collate, decode_responses, query_batches,
+                  sample_queries)
+
+QUERIES, SAMPLES = 16, 512       # of the optimum; some 1 MB of texts
+PAIRS = 8                        # of these queries, shown with a sample of rho and of pi
+CONTINUATIONS = 64               # of pi, for the value of each token
+OF_PI = 64                       # samples of pi to each query
+READ = 40                        # of rho's samples to each query, with words left out
+OFTEN = 8                        # times that a word must be in these, for its mean change
+CURVES = ["episode", "score", "true", "kl", "beta"]
+STAGES = {"rho.pt": "rho learns the language.", "labels.jsonl": "Questions are answered.",
+          "reward.pt": "r learns from the labels.",
+          "policy.pt": "The samples come when pi is trained."}
+WORD = r"\w+(?:['-]\w+)*"
+LARGEST_PAGE = 3_000_000         # bytes
+
+
+class Models(NamedTuple):
+    """What a run has learned, and how it samples."""
+    rho: gpt.GPT
+    pi: gpt.GPT
+    r: RewardModel
+    tokenizer: Tokenizer
+    queries: dict
+    sampling: gpt.Sampling
+    beta: float            # the last one of the run
+    lam: float             # GAE's lambda
+
+
+def models_of(folder):
+    cfg = read_config_of(folder)
+    rho, tokenizer, queries, _ = load_rho(folder / "rho.pt", devices()[0])
+    pi = load(copy.deepcopy(rho), folder / "policy.pt", "policy")
+    r = load(RewardModel(rho), folder / "reward.pt", "reward")
+    seeded(cfg.seed, "page")
+    with reading(folder / "metrics.jsonl"):
+        beta = json.loads(metrics_of(folder)[-1])["beta"]
+    return Models(rho, pi, r, tokenizer, queries["evaluation"],
+                  sampling_of(cfg, tokenizer), beta, cfg.lam)
+
+
+def metrics_of(folder):
+    """The lines of metrics.jsonl; a last one that is still on its way is left out."""
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return []
+    return path.read_text("utf-8").split("\n")[:-1]
+
+
+def curves_of(folder, lines):
+    """What is drawn of some lines of metrics.jsonl."""
+    with reading(folder / "metrics.jsonl"):
+        parsed = [json.loads(line) for line in lines]
+        return [{key: round(line[key], 4) for key in CURVES if key in line}
+                for line in parsed]
+
+
+# --- samples, token by token ------------------------------------------------------------
+
+def values_by_sampling(models, query, response, length, beta):
+    """V(x, y_<t) of the first `length` tokens: what pi earns from token t on, the price
+    of its KL included, as a mean over continuations. query (1, Q), response (1, T) ->
+    (1, T), 0 after the end."""
+    T, temperature, truncate = models.sampling
+    reward = learned_reward(models.r, models.sampling)
+    values = torch.zeros(1, T, device=query.device)
+    for t in range(length):
+        start = torch.cat([query, response[:, :t]], dim=1)           # (1, Q + t)
+        rest, logprobs = generate(models.pi, start, T - t, temperature, CONTINUATIONS)
+        n = len(rest)
+        ref_logprobs = response_logprobs(models.rho, start.expand(n, -1), rest,
+                                         temperature)                # (n, T - t)
+        whole = torch.cat([response[:, :t].expand(n, -1), rest], dim=1)
+        mask = mask_before(truncate(whole)[0], T)[:, t:]
+        kl = response_kl(logprobs, ref_logprobs, mask)
+        score = reward(query.expand(n, -1), whole)
+        values[0, t] = (score - beta * kl).mean()
+    return values
+
+
+def token_table(models, query, response, length):
+    """A response, token by token: its text, what it cost, its reward (eq. 2), its value
+    and its advantage, as PPO has them but for how V is known."""
+    T, temperature, _ = models.sampling
+    logprobs = response_logprobs(models.pi, query, response, temperature)    # (1, T)
+    ref_logprobs = response_logprobs(models.rho, query, response, temperature)
+    mask = mask_before(length, T)
+    score = learned_reward(models.r, models.sampling)(query, response)       # (1,)
+    rewards = token_rewards(score, logprobs, ref_logprobs, models.beta, mask)
+    values = values_by_sampling(models, query, response, int(length), models.beta)
+    advantages = gae(rewards, values, models.lam)
+    columns = {"pi": logprobs, "rho": ref_logprobs, "reward": rewards, "value": values,
+               "advantage": advantages}
+    rows = []
+    for t, token in enumerate(response[0, :int(length)].tolist()):
+        row = {"text": token_text(models.tokenizer, token)}
+        for name, column in columns.items():
+            row[name] = round(column[0, t].item(), 3)
+        rows.append(row)
+    kl = response_kl(logprobs, ref_logprobs, mask)
+    return {"r": round(score.item(), 3), "kl": round(kl.item(), 3), "tokens": rows}
+
+
+def token_text(tokenizer, token):
+    """Part of a letter, which is more than one byte, shows as a sign for it."""
+    if token >= len(tokenizer.tokens):
+        return ""
+    return tokenizer.tokens[token].decode("utf-8", "replace")
+
+
+# --- what r learned ---------------------------------------------------------------------
+
+def attributions(models, query, text):
+    """A response in pieces, [[piece, change], ...]: each word with r of the response less
+    r with that word left out, and what stands between words with None.
+
+    That is not what a word is worth elsewhere: r reads all of them together."""
+    texts, pieces, at = [text], [], 0
+    for match in re.finditer(WORD, text):
+        pieces += [[text[at:match.start()], None], [match[0], 0.0]]
+        at = match.end()
+        texts.append(" ".join((text[:match.start()] + text[at:]).split()))
+    pieces.append([text[at:], None])
+    rows = [Comparison(query, [changed], 0) for changed in texts]
+    tokens, lengths, _ = collate(rows, models.tokenizer, models.rho.shape["block_size"])
+    device = models.rho.device
+    scores = score_in_batches(models.r, tokens[:, 0].to(device), lengths[:, 0].to(device))
+    changes = iter((scores[0] - scores[1:]).tolist())
+    return [[piece, None if change is None else round(next(changes), 3)]
+            for piece, change in pieces if piece]
+
+
+def word_table(models, queries, of_rho, of_pi):
+    """[{word, change, n, rho, pi}, ...]: the mean change of r by each word, over the n
+    times that samples of rho have it; and how often rho and pi say it, in 1,000 words.
+
+    of_rho, of_pi: for each query, texts. Only words that are there OFTEN
+    times or more."""
+    changes = defaultdict(list)
+    for query, texts in zip(queries, of_rho):
+        for text in texts:
+            for piece, change in attributions(models, query, text):
+                if change is not None:
+                    changes[piece.casefold()].append(change)
+    counts = {"rho": Counter(), "pi": Counter()}
+    for name, samples in (("rho", of_rho), ("pi", of_pi)):
+        for texts in samples:
+            for text in texts:
+                counts[name].update(re.findall(WORD, text.casefold()))
+    rows = []
+    for word, found in changes.items():
+        if len(found) >= OFTEN:
+            row = {"word": word, "n": len(found),
+                   "change": round(sum(found) / len(found), 3)}
+            for name, of_model in counts.items():
+                row[name] = round(1000 * of_model[word] / of_model.total(), 2)
+            rows.append(row)
+    return sorted(rows, key=lambda row: row["change"], reverse=True)
+
+
+# --- all that a page shows --------------------------------------------------------------
+
+@torch.no_grad()
+def view_of(folder, say):
+    """What a finished run's page needs beside its curves. say(sentence): what is done."""
+    models = models_of(folder)
+    device = models.rho.device
+    rewards = learned_reward(models.r, models.sampling), None
+    batches = [query.to(device) for query in
+               query_batches(sample_queries(models.queries, QUERIES), size=1)]
+    queries = [models.tokenizer.decode(query[0].tolist()) for query in batches]
+
+    say("Sampling from rho and pi ...")
+    of_rho = sample_and_score(models.rho, models.rho, rewards, batches, models.sampling,
+                              SAMPLES)
+    of_pi = sample_and_score(models.pi, models.rho, rewards, batches, models.sampling,
+                             OF_PI)
+    texts_of_rho = [texts_of(models, response) for response in of_rho.response]
+    texts_of_pi = [texts_of(models, response) for response in of_pi.response]
+    best = []
+    for n in BEST_OF:
+        score = columns_of(of_rho, best_of(n, of_rho.score)).score.mean().item()
+        best.append({"n": n, "kl": math.log(n) - (n - 1) / n, "reward": score})
+
+    pairs = []
+    for i, query in enumerate(batches[:PAIRS]):
+        say(f"Values, token by token: query {i + 1} of {PAIRS} ...")
+        pair = {}
+        for name, model in (("rho", models.rho), ("pi", models.pi)):
+            response, length, _ = generate_finished(model, query, models.sampling)
+            text, = texts_of(models, response)
+            pair[name] = {**token_table(models, query, response, length),
+                          "words": attributions(models, queries[i], text)}
+        pairs.append(pair)
+
+    say("Leaving out words ...")
+    words = word_table(models, queries, [texts[:READ] for texts in texts_of_rho],
+                       texts_of_pi)
+    optimum = [{"query": query, "texts": texts, "r": rounded(score)}
+               for query, texts, score in zip(queries, texts_of_rho, of_rho.score)]
+    return {"beta": models.beta, "optimum": optimum, "best_of": best, "pairs": pairs,
+            "words": words,
+            "pi": {"kl": of_pi.kl.mean().item(), "reward": of_pi.score.mean().item()},
+            "rho": {"kl": 0.0, "reward": of_rho.score.mean().item()}}
+
+
+def texts_of(models, response):
+    """The responses (n, T) to their ends, each in one line."""
+    length, _ = models.sampling.truncate(response)
+    texts = decode_responses(response, length, models.tokenizer)
+    return [" ".join(text.split()) for text in texts]
+
+
+def rounded(column):
+    return [round(value, 3) for value in column.tolist()]
+
+
+class Look:
+    """The folder of a run, as a page sees it. The view takes a while; it is made once,
+    in a thread of its own, and kept in the folder."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.cfg = read_config_of(folder)
+        self.status, self.made = "", None
+        self.lock = threading.Lock()
+        self.thread = None
+
+    def state(self, start):
+        """The curves from line `start` on, and how far the rest is."""
+        lines = metrics_of(self.folder)
+        return {"title": f"{self.cfg.task}, seed {self.cfg.seed}", "lines": len(lines),
+                "curves": curves_of(self.folder, lines[start:]),
+                "kl_target": self.cfg.kl_target, **self.results(),
+                "ready": self.view() is not None, "status": self.status}
+
+    def results(self):
+        """Of a run that has ended: its closing table, and the reward of rho, above which
+        PPO's batches are drawn. r has mean 0 on other samples of rho."""
+        path = self.folder / "results.json"
+        if not path.exists():
+            return {"table": None, "zero_shot": 0.0}
+        with reading(path):
+            results = read_json(path)
+            return {"table": closing_table(results),
+                    "zero_shot": results["policy"]["zero_shot_reward"]}
+
+    def view(self):
+        """The view, or None while it is made or cannot be made yet."""
+        with self.lock:
+            if self.made is None and self.thread is None:
+                if (self.folder / "policy.pt").exists():
+                    self.say("Reading the models ...")
+                    self.thread = threading.Thread(target=self.make, daemon=True)
+                    self.thread.start()
+                else:
+                    self.status = self.stage()
+        return self.made
+
+    def stage(self):
+        """What a run at work is doing, by the first file that it has not written."""
+        for name, sentence in STAGES.items():
+            if not (self.folder / name).exists():
+                return sentence
+        return ""
+
+    def make(self):
+        try:
+            self.made = self.kept_view()
+        except (UserError, OSError) as e:
+            self.status = str(e)
+
+    def kept_view(self):
+        """The view that lies in the folder, if it is of these models; else a new one."""
+        path = self.folder / "page.json"
+        models = hashlib.sha256()
+        for name in ("rho.pt", "reward.pt", "policy.pt"):
+            models.update((self.folder / name).read_bytes())
+        made_from = models.hexdigest()
+        if path.exists() and read_json(path).get("made_from") == made_from:
+            self.status = ""
+            return read_json(path)
+        view = {"made_from": made_from, **view_of(self.folder, self.say)}
+        self.status = ""
+        try:
+            write_json(path, view)
+        except OSError:                          # a disk that is full, or only read from
+            self.status = f"{path} cannot be written; next time all is drawn again."
+        return view
+
+    def say(self, sentence):
+        self.status = f"The rest of this page is made, once, in some minutes. {sentence}"
+
+
+def save_page(look, page, path):
+    """The page with its run as one file, which opens without a server: page.html with the
+    data where it otherwise has `null`. Where that is too large, with fewer samples."""
+    if not (look.folder / "policy.pt").exists():
+        raise UserError(f"{look.folder} holds no finished policy; run rlhf.py first")
+    view = look.made = look.kept_view()
+    state = look.state(0)
+    every = math.ceil(len(state["curves"]) / 2000)
+    state["curves"] = state["curves"][::every]
+    place = 'type="application/json">null<'
+    assert page.count(place) == 1
+    n = SAMPLES
+    while True:
+        optimum = [{**of_query, "texts": of_query["texts"][:n], "r": of_query["r"][:n]}
+                   for of_query in view["optimum"]]
+        data = json.dumps({"state": state, "view": {**view, "optimum": optimum}},
+                          ensure_ascii=False, separators=(",", ":"))
+        # "<" could end the script element: a sample may contain markup.
+        data = data.replace("<", "\\u003c")
+        whole = page.replace(place, place.replace("null<", data + "<")).encode()
+        if len(whole) <= LARGEST_PAGE or n == 1:
+            break
+        n //= 2
+    with whole_file(path) as part:
+        part.write_bytes(whole)
+    return len(whole)
