@@ -321,7 +321,7 @@ def facts_of_1(said):
 def facts_of_2(said):
     assert value_after("read at the last real token  by", said) == 0
     assert value_after("read at the padded end       by", said) > 0.05
-    assert value_after("correlation of r and the true reward:", said) > 0.7
+    assert value_after("correlation of r and the true reward:", said) > 0.6
     losses = re.findall(r"epochs: loss (\d\.\d+) on the labels of the last one, "
                         r"(\d\.\d+) held out", said)
     seen, unseen = zip(*[(float(a), float(b)) for a, b in losses])
