@@ -39,8 +39,6 @@ import rlhf
 from text import QuerySampler, truncate_at_period
 
 SESSIONS = [path for path in build.SOURCES if path.stem[0].isdigit()]
-SOLVED = [path for path in build.SOURCES
-          if (FOLDER / "solutions" / f"{path.stem}.ipynb").exists()]
 EXERCISES = [(path, cell) for path in build.SOURCES for cell in build.read_cells(path)
              if cell.kind == "exercise"]
 
@@ -72,7 +70,7 @@ def test_exercises_come_from_their_source_without_outputs(path):
     assert not any(cell.get("outputs") for cell in ours.cells)
 
 
-@pytest.mark.parametrize("path", SOLVED, ids=name_of)
+@pytest.mark.parametrize("path", build.SOURCES, ids=name_of)
 def test_solutions_come_from_their_source_and_ran(path):
     solution = nbformat.read(FOLDER / "solutions" / f"{path.stem}.ipynb", as_version=4)
     wanted = build.notebook(path, build.solved)
