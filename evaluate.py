@@ -256,13 +256,13 @@ def reward_model_results(cfg, r, tokenizer, held_out):
     if cfg.labels:
         # A choice is of a text. Where that stands twice, each place has half of it.
         p = np.array([[text == c.samples[c.best] for text in c.samples]
-                      for c in held_out], dtype=float)               # (n, 4)
+                      for c in held_out], dtype=float)               # (n, K)
         p /= p.sum(axis=1, keepdims=True)
         labels = {"agreement": None, "source": cfg.labels}
         limits = {"best_accuracy": None, "best_loss": None}
     else:
         by_labeler = stories.choice_probabilities(cfg.task, questions)
-        p = by_labeler.mean(axis=1)                                  # (n, 4)
+        p = by_labeler.mean(axis=1)                                  # (n, K)
         labels = {"agreement": stories.agreement(by_labeler), "source": "simulated"}
         limits = stories.limits(p)
     tokens, lengths, _ = collate(held_out, tokenizer, r.trunk.shape["block_size"])
@@ -301,7 +301,7 @@ def best_of_n_results(of_rho, sampling, tokenizer):
         if k <= of_rho.score.size(1):
             best = columns_of(of_rho, best_of(k, of_rho.score))
             found.append({"n": k, "kl_bound": math.log(k) - (k - 1) / k,
-                          "gain": number(best.score.mean() - of_rho.score.mean()),
+                          "gain": (best.score.mean() - of_rho.score.mean()).item(),
                           "true_gain": number(best.true.mean() - of_rho.true.mean()),
                           "sameness": sameness(best.response[:, :64], sampling,
                                                tokenizer)})
@@ -316,9 +316,9 @@ def rewards_and_kl(cfg, rho, pi, rewards, batches, sampling, progress):
     seeded(cfg.seed, "reward of rho")
     of_rho = sample_and_score(rho, rho, rewards, progress(batches), sampling)
     return {"kl": of_pi.kl.mean().item(), "kl_target": cfg.kl_target,
-            "reward": number(of_pi.score.mean()),
+            "reward": of_pi.score.mean().item(),
             "true_reward": number(of_pi.true.mean()),
-            "zero_shot_reward": number(of_rho.score.mean()),
+            "zero_shot_reward": of_rho.score.mean().item(),
             "zero_shot_true_reward": number(of_rho.true.mean())}
 
 
@@ -423,13 +423,13 @@ def samples_text(cfg, rho, pi, reward, queries, sampling, tokenizer):
 def closing_table(results):
     """The results as a run prints them at its end: what, its value, what to compare."""
     lm, r, policy = results["language_model"], results["reward_model"], results["policy"]
-    best = ""
+    limits = ""
     if r["best_loss"] is not None:
-        best = f"best possible {r['best_accuracy']:.3f}, {r['best_loss']:.3f}"
+        limits = f"best possible {r['best_accuracy']:.3f}, {r['best_loss']:.3f}"
     rows = [
         ("language model", f"loss {lm['loss']:.3f}", f"unigram {lm['unigram_loss']:.3f}"),
         (f"reward model, {r['n']} questions",
-         f"accuracy {r['accuracy']:.3f}, loss {r['loss']:.3f}", best),
+         f"accuracy {r['accuracy']:.3f}, loss {r['loss']:.3f}", limits),
         ("KL(pi, rho)", f"{policy['kl']:.2f} nats",
          f"target {policy['kl_target'] or 'none'}"),
         ("reward of pi", f"{policy['reward']:+.2f}",

@@ -124,6 +124,15 @@ def whiten(a):
     return (a - a.mean()) * torch.rsqrt(a.var(unbiased=False) + 1e-8)
 
 
+def explained_variance(values, returns):
+    """The share of the returns' variance that the values foresaw: 1 is all, 0 is none, or
+    nothing to foresee. Both of one shape -> a number."""
+    variance = returns.var(unbiased=False).item()
+    if variance < 1e-8:
+        return 0.0
+    return 1 - (returns - values).var(unbiased=False).item() / variance
+
+
 def policy_loss(logprobs, old_logprobs, advantages, clip):
     """PPO's clipped objective (Schulman et al. 2017, eq. 7), negated, and the share
     clipped.
@@ -235,19 +244,22 @@ def ppo_step(pi, optimizer, batch, advantages, returns, cfg):
     old_logprobs = batch.logprobs[mask]                              # (N,)
     h = response_states(pi.trunk, batch.query, batch.response)       # (B, T, C)
     logprobs = token_logprobs(pi.trunk, h[mask], batch.response[mask], cfg.temperature)
-    values = pi.values(batch.query, batch.response, h)[mask]         # (N,)
-    loss_pi, clipfrac = policy_loss(logprobs, old_logprobs, advantages[mask], cfg.clip)
-    loss_v = value_loss(values, batch.values[mask], returns[mask], cfg.clip)
-    # vf_coef weighs V against pi on a shared trunk. For a V with its own, Adam divides it
-    # out again, but where gradients are as small as its epsilon.
-    loss = loss_pi + cfg.vf_coef * loss_v
+    loss, clipfrac = policy_loss(logprobs, old_logprobs, advantages[mask], cfg.clip)
+    # The size of the update, about KL(pi_old, pi) per token; not the KL to rho.
+    approx_kl = 0.5 * ((logprobs - old_logprobs) ** 2).mean()
+    stats = {"policy_loss": loss.item(), "clipfrac": clipfrac.item(),
+             "approx_kl": approx_kl.item()}
+    if pi.value_head is not None:
+        values = pi.values(batch.query, batch.response, h)[mask]     # (N,)
+        loss_v = value_loss(values, batch.values[mask], returns[mask], cfg.clip)
+        stats["value_loss"] = loss_v.item()
+        # vf_coef weighs V against pi on a shared trunk. For a V with its own, Adam
+        # divides it out again, but where gradients are as small as its epsilon.
+        loss = loss + cfg.vf_coef * loss_v
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()
-    # The size of the update, about KL(pi_old, pi) per token; not the KL to rho.
-    approx_kl = 0.5 * ((logprobs - old_logprobs) ** 2).mean()
-    return {"policy_loss": loss_pi.item(), "value_loss": loss_v.item(),
-            "clipfrac": clipfrac.item(), "approx_kl": approx_kl.item()}
+    return stats
 
 
 def ppo_update(pi, optimizer, batch, beta, cfg):
@@ -267,15 +279,10 @@ def ppo_update(pi, optimizer, batch, beta, cfg):
     mask = batch.response_mask
     score = batch.score.mean().item()
     kl = response_kl(batch.logprobs, batch.ref_logprobs, mask).mean().item()
-    residual = (returns - batch.values)[mask].var(unbiased=False).item()
-    variance = returns[mask].var(unbiased=False).item()
-    explained_variance = 0.0                     # where there is nothing to explain
-    if variance > 1e-8:
-        explained_variance = 1 - residual / variance
-    stats = {"score": score, "kl": kl, "beta": beta, "total": score - beta * kl,
-             "explained_variance": explained_variance}
+    stats = {"score": score, "kl": kl, "beta": beta, "total": score - beta * kl}
+    if pi.value_head is not None:
+        foreseen = explained_variance(batch.values[mask], returns[mask])
+        stats["explained_variance"] = foreseen
     for key in steps[0]:
         stats[key] = sum(step[key] for step in steps) / len(steps)
-    if pi.value_head is None:            # nothing to tell of a V that is not there
-        del stats["value_loss"], stats["explained_variance"]
     return stats

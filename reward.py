@@ -53,7 +53,7 @@ def parse_comparison(line):
     """The Comparison of one line; ValueError says what is wrong with it."""
     try:
         fields = json.loads(line)
-        n = 2 if "sample2" not in fields and "sample3" not in fields else 4
+        n = 4 if "sample2" in fields or "sample3" in fields else 2
         samples = [fields[f"sample{k}"] for k in range(n)]
         c = Comparison(fields["query"], samples, fields["best"])
     except (ValueError, TypeError, KeyError, RecursionError) as e:

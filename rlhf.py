@@ -134,7 +134,7 @@ QUICK = dict(n_embd=64, passages=2500, lm_steps=450, lm_lr=1e-2, n_labels=1000,
 
 # here: for --text. A novel's sentences are longer than the stories'.
 TEXT = dict(share=0.15, vocab_size=2048, query_min=8, query_max=80, response_length=48,
-            kl_target=6.0, episodes=8192)
+            kl_target=6.0, beta=0.1, episodes=8192)
 
 
 # --- the five stages --------------------------------------------------------------------
@@ -239,8 +239,8 @@ def save_checkpoint(folder, done, pi, optimizer, to_zero, kl_control, progress):
     """checkpoint.pt: all that PPO needs to go on after `done` updates."""
     save(folder / "checkpoint.pt", done=done, policy=pi.state_dict(),
          optimizer=optimizer.state_dict(), schedule=to_zero.state_dict(),
-         beta=kl_control.beta, random=random_state(pi.trunk.device),
-         seconds=time.time() - progress.started)
+         beta=kl_control.beta, device=pi.trunk.device.type,
+         random=random_state(pi.trunk.device), seconds=time.time() - progress.started)
 
 
 def load_checkpoint(folder, pi, optimizer, to_zero, kl_control, progress):
@@ -248,21 +248,30 @@ def load_checkpoint(folder, pi, optimizer, to_zero, kl_control, progress):
     path = folder / "checkpoint.pt"
     with reading(path):
         saved = load_saved(path)
+        if saved["device"] != pi.trunk.device.type:
+            raise UserError(f"{path} was made with --device {saved['device']}; go on "
+                            "with that, or delete it to start PPO again")
         pi.load_state_dict(saved["policy"])
         optimizer.load_state_dict(saved["optimizer"])
         to_zero.load_state_dict(saved["schedule"])
         kl_control.beta = saved["beta"]
         torch.set_rng_state(saved["random"][0])
-        if pi.trunk.device.type == "cuda":
+        if saved["device"] == "cuda":
             torch.cuda.set_rng_state(saved["random"][1])
+        elif saved["device"] == "mps":
+            torch.mps.set_rng_state(saved["random"][1])
         progress.started -= saved["seconds"]
         return saved["done"]
 
 
 def random_state(device):
+    """The generators' states, as bytes (n,): the CPU's, and that of a GPU if there is
+    one, which samples there."""
     states = [torch.get_rng_state()]
     if device.type == "cuda":
         states.append(torch.cuda.get_rng_state())
+    elif device.type == "mps":
+        states.append(torch.mps.get_rng_state())
     return states
 
 
@@ -309,6 +318,7 @@ def run(cfg):
     train = train[:cfg.n_labels]             # of given labels too: fewer, to compare with
 
     if not (folder / "reward.pt").exists():
+        (folder / "checkpoint.pt").unlink(missing_ok=True)   # of an r that is gone
         with stage(cfg, "reward_model") as progress:
             r = train_reward(cfg, rho, tokenizer, train, queries["reward"], sampling,
                              progress)
@@ -356,8 +366,9 @@ def write_results(folder, results, samples):
     with reading(folder / "metrics.jsonl"):
         lines = (folder / "metrics.jsonl").read_text().splitlines()
         log = [json.loads(line) for line in lines]
-        for name in ("episode", "score", "kl", "beta"):
-            [float(line[name]) for line in log]
+        for line in log:
+            for name in ("episode", "score", "kl", "beta"):
+                float(line[name])
         beta, episodes = log[-1]["beta"], log[-1]["episode"]
     with reading(folder / "seconds.json"):
         seconds = read_json(folder / "seconds.json")     # not of stages that were given
@@ -594,6 +605,7 @@ def check_rho(shape, weights, tokens, queries, losses):
     known = {token.encode("latin-1") for token in tokens}
     need(len(tokens) <= shape["vocab_size"], "more tokens than vocab_size")
     need(known >= {bytes([b]) for b in range(256)}, "a byte that is no token")
+    need(len(known - {b""}) == sum(token != "" for token in tokens), "a token twice")
     for part in ("reward", "policy", "evaluation"):
         need(len(queries[part]) > 0, f"no queries for {part}")
         for length, group in queries[part].items():
@@ -612,8 +624,10 @@ def read_config_of(folder):
     saved = read_json(path)
     known = {f.name: f for f in fields(Config)}
     for name, value in saved.items():
-        kinds = {float: (float, int)}.get(known[name].type if name in known else None)
-        if name not in known or not isinstance(value, kinds or known[name].type):
+        kind = known[name].type if name in known else ()
+        if kind is float:
+            kind = (float, int)
+        if not isinstance(value, kind):
             raise UserError(f"{path}: {name} {value!r} is no setting of this version")
     return Config(**saved)
 
@@ -646,13 +660,15 @@ def read_config(argv):
     given = vars(parser.parse_args(argv))                # only what was given
     preset = QUICK if given.get("quick") else {}
     if given.get("text") and not given.get("rho"):
-        preset = {**preset, **settings_of_text(Path(given["text"]))}
+        preset = {**settings_of_text(Path(given["text"])), **preset}
     cfg = Config(**{**preset, **given})
     check(cfg)
     folder = f"out/{cfg.task}-seed{cfg.seed}"
     if cfg.quick:
         folder += "-quick"
-    return replace(cfg, device=cfg.device or devices()[0], out=cfg.out or folder)
+    cfg = replace(cfg, device=cfg.device or devices()[0], out=cfg.out or folder)
+    check_memory(cfg)
+    return cfg
 
 
 def settings_of_text(path):
@@ -670,18 +686,30 @@ def what_to_expect(passages):
             "that make sense")
 
 
-def memory_of(cfg):
-    """About how many bytes a run takes: its models, what is kept of its texts, and the
-    largest batches."""
+def least_memory(cfg):
+    """Bytes that a run on the CPU takes at the least: its models, texts and rows of
+    batches, without what a backward pass keeps."""
     S = cfg.query_max + cfg.response_length
     weights = (12 * cfg.n_layer * cfg.n_embd + cfg.vocab_size + S) * cfg.n_embd
-    models = 4 * weights * 10            # rho, r; pi and V with a gradient and Adam's two
-    windows = cfg.lm_steps * cfg.lm_batch * 8
-    texts = cfg.passages * 4000 + cfg.n_labels * (40 * S + 1000)
-    rows = max(cfg.batch_size, cfg.optimum_samples)
-    batch = 4 * rows * (3 * cfg.response_length * cfg.vocab_size / cfg.minibatches
-                        + 2 * cfg.n_layer * S * cfg.n_embd)
-    return models + windows + texts + batch
+    # rho and r once; pi, and a V of its own, with gradients and Adam's two averages.
+    copies = 10 if cfg.critic == "own" else 6
+    models = 4 * weights * copies
+    texts = cfg.n_labels * (40 * S + 1000)
+    if not cfg.text:
+        texts += cfg.passages * 4000
+    batches = 8 * cfg.lm_steps * cfg.lm_batch
+    scoring = 4 * cfg.batch_size * cfg.response_length * cfg.vocab_size
+    return models + texts + batches + scoring
+
+
+def check_memory(cfg):
+    """Refuse what this machine could never hold. (Of a --rho the shape is not known.)"""
+    if cfg.rho or cfg.device != "cpu" or not hasattr(os, "sysconf"):     # or on Windows
+        return
+    ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if least_memory(cfg) > ram:
+        raise UserError(f"these settings take {least_memory(cfg) / 2**30:,.0f} GiB of "
+                        f"memory and more, and this machine has {ram / 2**30:,.0f}")
 
 
 def check(cfg):
@@ -693,7 +721,9 @@ def check(cfg):
     for f in fields(cfg):
         value, least = getattr(cfg, f.name), f.metadata["least"]
         if f.type in (int, float):
-            need(math.isfinite(value), f.name, "a finite number")
+            need(value == 0 or 1e-38 < abs(value) < 3e38, f.name,
+                 "a finite number, 0 or from 1e-38 to 3e38")
+            need(f.type is float or value < 10 ** 18, f.name, "below 1e18")
             if least is None:
                 need(value > 0, f.name, "above 0")
             else:
@@ -714,11 +744,6 @@ def check(cfg):
     need(cfg.lam <= 1, "lam", "at most 1")
     need(cfg.K < 5, "K", "below 5, or beta could turn its sign: 1 + K e, with e >= -0.2")
     need(cfg.beta > 0 or cfg.kl_target == 0, "beta", "above 0, or --kl_target 0")
-    if hasattr(os, "sysconf"):                           # not on Windows
-        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if memory_of(cfg) > there:
-            raise UserError(f"these settings take some {memory_of(cfg) / 2**30:,.0f} GiB "
-                            f"of memory, and this machine has {there / 2**30:,.0f}")
     for name in ("rho", "labels"):
         path = getattr(cfg, name)
         need(not path or Path(path).is_file(), name, "a file that is there")
@@ -750,8 +775,10 @@ def sample_command(argv):
     if options.temperature is not None:
         cfg = replace(cfg, temperature=options.temperature)
     check(replace(cfg, rho="", labels="", text="", device=""))
-    if options.n < 1:
-        raise UserError(f"--n is {options.n}, but must be above 0")
+    if not 1 <= options.n <= 10000:
+        raise UserError(f"--n is {options.n}, but must be from 1 to 10000")
+    if not 0 <= options.seed < 2 ** 63:
+        raise UserError(f"--seed is {options.seed}, but must be from 0 to 2^63 - 1")
 
     rho, tokenizer, queries, _ = load_rho(folder / "rho.pt", "cpu")
     pi = load(copy.deepcopy(rho), folder / "policy.pt", "policy")
@@ -822,6 +849,8 @@ def open_closed_streams():
         sys.stderr = open(os.devnull, "w")
     if hasattr(sys.stdout, "reconfigure"):       # for a terminal without every letter
         sys.stdout.reconfigure(errors="backslashreplace")
+    if hasattr(sys.stdin, "reconfigure"):        # for input that is not UTF-8
+        sys.stdin.reconfigure(errors="replace")
 
 
 if __name__ == "__main__":

@@ -1822,6 +1822,7 @@ def test_damaged_files_are_one_sentence(name, content, copy_of_run, capsys):
     (lambda saved: saved.update(extra=1), "extra"),
     (lambda saved: saved["tokens"].remove("."), "a byte that is no token"),
     (lambda saved: saved["tokens"].extend("ab" * 999), "more tokens than vocab_size"),
+    (lambda saved: saved["tokens"].__setitem__(-1, "."), "a token twice"),
     (lambda saved: saved["queries"].pop("policy"), "'policy' is missing"),
     (lambda saved: saved["queries"]["policy"].clear(), "no queries for policy"),
     (lambda saved: saved["queries"]["reward"].update({9: torch.zeros(2, 8)}), "of 9 tokens"),
@@ -1918,6 +1919,10 @@ def test_a_stop_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     (["--labels", "/nowhere/a.jsonl"], "--labels is '/nowhere/a.jsonl', but must be a file"),
     (["--lr", "-1"], "--lr is -1.0, but must be above 0"),
     (["--lr", "nan"], "--lr is nan, but must be a finite number"),
+    (["--episodes", "1" + "0" * 39], "but must be a finite number"),
+    (["--reward_batch", "1" + "0" * 25], "but must be below 1e18"),
+    (["--clip", "1e308"], "--clip is 1e+308, but must be a finite number"),
+    (["--temperature", "1e-300"], "--temperature is 1e-300, but must be a finite number"),
     (["--seed", "-1"], "--seed is -1, but must be at least 0"),
     (["--vocab_size", "256"], "--vocab_size is 256, but must be at least 257"),
     (["--beta", "0"], "--beta is 0.0, but must be above 0, or --kl_target 0"),
@@ -1932,8 +1937,8 @@ def test_a_stop_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     (["--critic", "none", "--group_size", "3"], "--batch_size is 128, but must be a multiple"),
     (["--device", "abacus"], "--device is 'abacus', but must be present: "),
     (["--passages", "3"], "3 passages are too few: a share of 0.1 of them is none"),
-    (["--n_embd", "100000"], "GiB of memory, and this machine has"),
-    (["--n_labels", "1000000000"], "GiB of memory, and this machine has"),
+    (["--n_embd", "100000"], "GiB of memory and more, and this machine has"),
+    (["--n_labels", "1000000000"], "GiB of memory and more, and this machine has"),
     (["--rho", __file__, "--text", __file__], "--text is"),
     (["--learning_rate", "1"], "unrecognized arguments: --learning_rate 1"),
     (["--lr", "fast"], "argument --lr: invalid float value: 'fast'")])
@@ -2062,6 +2067,24 @@ def test_ppo_goes_on_as_if_it_had_never_stopped(critic, model, tmp_path, monkeyp
     (tmp_path / "whole" / "metrics.jsonl").write_text("")
     with pytest.raises(text.UserError, match="has 0 lines, but checkpoint.pt is of update 4"):
         train(tmp_path / "whole")
+    saved = torch.load(tmp_path / "whole" / "checkpoint.pt", weights_only=True)
+    torch.save({**saved, "device": "cuda"}, tmp_path / "whole" / "checkpoint.pt")
+    with pytest.raises(text.UserError, match="was made with --device cuda; go on with that"):
+        train(tmp_path / "whole")
+
+
+def test_a_checkpoint_is_not_another_runs(copy_of_run):
+    for name in rlhf.FILES:
+        (copy_of_run / name).unlink()
+    (copy_of_run / "checkpoint.pt").write_text("of an r that is gone")
+    assert rlhf.main([*command_of(copy_of_run), "--seed", "5"]) == 0
+    assert not (copy_of_run / "checkpoint.pt").exists()
+
+
+def test_a_text_in_miniature_is_a_miniature(tmp_path):
+    (tmp_path / "novel.txt").write_text("It was so. " * 60_000)
+    cfg = rlhf.read_config(["--quick", "--text", str(tmp_path / "novel.txt")])
+    assert (cfg.episodes, cfg.lm_steps, cfg.query_max) == (2560, 450, 80)
 
 
 def test_policies_are_kept_on_the_way(model, tmp_path):
@@ -2149,6 +2172,9 @@ def test_sample_refuses_in_one_sentence(a_run, tmp_path, capsys):
     for options, words in ((["--prompt", "word " * 99], "this one has"),
                            (["--prompt", " "], "words"),
                            (["--prompt", PROMPT, "--n", "0"], "--n is 0"),
+                           (["--prompt", PROMPT, "--n", "1" + "0" * 25], "from 1 to 10000"),
+                           (["--prompt", PROMPT, "--seed", "-1"], "--seed is -1"),
+                           (["--prompt", PROMPT, "--seed", str(2 ** 64)], "--seed is"),
                            (["--prompt", PROMPT, "--temperature", "0"], "--temperature is 0.0")):
         assert words in refused(["sample", "--out", str(a_run), *options], capsys)
     assert "no finished policy" in refused(["sample", "--out", str(tmp_path)], capsys)

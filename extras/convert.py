@@ -49,6 +49,8 @@ def pair_of_texts(entry):
     if not isinstance(chosen, str) or not isinstance(rejected, str):
         raise ValueError("chosen and rejected must be texts")
     query = entry.get("prompt")
+    if query is not None and not isinstance(query, str):
+        raise ValueError("prompt must be a text")
     if query is None:
         common = os.path.commonprefix([chosen, rejected])
         if TURN in common:

@@ -29,6 +29,7 @@ import json
 import math
 import os
 import sys
+from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -73,23 +74,27 @@ def micro_batch_step(pi, optimizer, batch, advantages, returns, cfg, n):
     """ppo.ppo_step, but a minibatch is read in n parts. The loss of a part is weighted by
     its share of the tokens, so that the gradients add up to that of the whole."""
     optimizer.zero_grad(set_to_none=True)
-    total = batch.response_mask.sum()
-    sums = {"policy_loss": 0.0, "value_loss": 0.0, "clipfrac": 0.0, "approx_kl": 0.0}
+    total = batch.response_mask.sum().item()
+    sums = Counter()
     for rows in torch.arange(len(batch.query)).tensor_split(n):
         part = Rollout(*[field[rows] for field in batch])
         mask = part.response_mask
         old_logprobs = part.logprobs[mask]                           # (N,)
         h = response_states(pi.trunk, part.query, part.response)     # (B, T, C)
         logprobs = token_logprobs(pi.trunk, h[mask], part.response[mask], cfg.temperature)
-        values = pi.values(part.query, part.response, h)[mask]       # (N,)
-        loss_pi, clipfrac = policy_loss(logprobs, old_logprobs, advantages[rows][mask],
-                                        cfg.clip)
-        loss_v = value_loss(values, part.values[mask], returns[rows][mask], cfg.clip)
-        share = mask.sum() / total
-        (share * (loss_pi + cfg.vf_coef * loss_v)).backward()
+        loss, clipfrac = policy_loss(logprobs, old_logprobs, advantages[rows][mask],
+                                     cfg.clip)
         approx_kl = 0.5 * ((logprobs - old_logprobs) ** 2).mean()
-        for name, value in zip(sums, (loss_pi, loss_v, clipfrac, approx_kl)):
-            sums[name] += (share * value).item()
+        share = mask.sum().item() / total
+        sums["policy_loss"] += share * loss.item()
+        sums["clipfrac"] += share * clipfrac.item()
+        sums["approx_kl"] += share * approx_kl.item()
+        if pi.value_head is not None:
+            values = pi.values(part.query, part.response, h)[mask]   # (N,)
+            loss_v = value_loss(values, part.values[mask], returns[rows][mask], cfg.clip)
+            sums["value_loss"] += share * loss_v.item()
+            loss = loss + cfg.vf_coef * loss_v
+        (share * loss).backward()
     optimizer.step()
     return sums
 
@@ -109,7 +114,10 @@ def train_policy(cfg, rho, reward, true, queries, sampling, progress):
     group_size = cfg.group_size if cfg.critic == "none" else 1
     updates = math.ceil(cfg.episodes / cfg.batch_size)
     to_zero = LinearLR(optimizer, 1.0, 0.0, updates)
-    path = Path(cfg.out, "metrics.jsonl") if rank == 0 else os.devnull
+    path = os.devnull
+    if rank == 0:
+        path = Path(cfg.out, "metrics.jsonl")
+        Path(cfg.out, "checkpoint.pt").unlink(missing_ok=True)   # rlhf.py's: not gone on
     with open(path, "w") as metrics:
         for update in progress(range(updates)):
             query = sampler.sample(share.batch_size, group_size)
@@ -127,6 +135,11 @@ def train_policy(cfg, rho, reward, true, queries, sampling, progress):
             metrics.write(json.dumps(stats) + "\n")
             metrics.flush()
             progress.note = f"r {stats['score']:+.2f}, KL {stats['kl']:.2f}"
+
+    # What an update reports is from before its steps. So: is pi sound after the last?
+    query = sampler.sample(share.batch_size, group_size)
+    batch = rollout(pi, rho, reward, query, sampling)
+    check_finite(batch.logprobs.mean().item(), "log-probability", "policy, at the end")
     return pi
 
 
@@ -169,22 +182,33 @@ def read_options(argv):
     options, rest = parser.parse_known_args(argv)
     cfg = rlhf.read_config(rest)
     ranks = dist.get_world_size()
-    if options.micro_batches < 1:
-        raise UserError(f"--micro_batches is {options.micro_batches}, but must be above "
-                        "0")
     if cfg.batch_size % (ranks * cfg.minibatches):
         raise UserError(f"--batch_size is {cfg.batch_size}, but must be a multiple of "
                         f"{ranks} processes x {cfg.minibatches} minibatches")
+    if cfg.critic == "none" and cfg.batch_size % (ranks * cfg.group_size):
+        raise UserError(f"--batch_size is {cfg.batch_size}, but must be a multiple of "
+                        f"{ranks} processes x --group_size {cfg.group_size}")
+    rows = cfg.batch_size // (ranks * cfg.minibatches)
+    if not 1 <= options.micro_batches <= rows:
+        raise UserError(f"--micro_batches is {options.micro_batches}, but must be from 1 "
+                        f"to {rows}, the rows of a minibatch")
+    if cfg.keep_every:
+        raise UserError("--keep_every is not here; leave it out")
     return options, cfg
 
 
 def main(argv=None):
     """Run on this rank; return 0, or 2 after one sentence."""
     try:
-        here = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
-        gpus = torch.cuda.device_count() >= here[1]
+        if "LOCAL_RANK" not in os.environ:
+            raise UserError("start it with torchrun --nproc_per_node N -m "
+                            "extras.distributed; --help is rlhf.py's")
+        local_rank = int(os.environ["LOCAL_RANK"])
+        gpus = torch.cuda.device_count() >= int(os.environ["LOCAL_WORLD_SIZE"])
+        if int(os.environ["RANK"]) > 0:
+            sys.stdout = open(os.devnull, "w")   # one bar is enough
         # Rank 0's stages before PPO may take days, in which the others wait.
-        device = torch.device("cuda", here[0]) if gpus else torch.device("cpu")
+        device = torch.device("cuda", local_rank) if gpus else torch.device("cpu")
         if gpus:
             torch.cuda.set_device(device)
         dist.init_process_group("nccl" if gpus else "gloo", timeout=timedelta(days=30),
@@ -193,14 +217,14 @@ def main(argv=None):
         cfg = replace(cfg, device=device.type)
         if options.micro_batches > 1:
             ppo.ppo_step = partial(micro_batch_step, n=options.micro_batches)
-        there = Path(cfg.out, "policy.pt").exists()
+        policy_is_done = Path(cfg.out, "policy.pt").exists()
         dist.barrier()                           # all have looked before rank 0 goes on
         # Without its cache, which would keep the weights as they were before training.
         with torch.autocast(device.type, torch.bfloat16, enabled=options.bfloat16,
                             cache_enabled=False):
             if dist.get_rank() == 0:
                 lead(cfg)
-            elif not there:
+            elif not policy_is_done:
                 join_in(cfg)
         dist.destroy_process_group()
         return 0

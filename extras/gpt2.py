@@ -23,6 +23,7 @@ import json
 import math
 import random
 import shlex
+import socket
 import sys
 from dataclasses import fields, replace
 from functools import cache, partial
@@ -67,6 +68,7 @@ def download(url, read):
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     print(f"downloading {url}")
+    socket.setdefaulttimeout(60)                 # for a server that never answers
     try:
         with whole_file(path) as part:
             try:
@@ -76,8 +78,9 @@ def download(url, read):
                 part.unlink(missing_ok=True)
                 raise
     except (OSError, http.client.HTTPException, ValueError, UserError) as e:
-        raise UserError(f"{url} cannot be downloaded ({e}); fetch it by other means and "
-                        "give the path of the file") from None
+        reason = " ".join(str(e).split())        # of some, several lines
+        raise UserError(f"{url} cannot be downloaded ({reason}); fetch it by other means "
+                        "and give the path of the file") from None
     return path
 
 
@@ -258,8 +261,8 @@ def read_gpt2(path):
             config = {**config, **json.loads(beside.read_text("utf-8-sig"))}
     odd = [name for name, values in ALLOWED.items()
            if config.get(name, values[0]) not in values]
-    output_layer = tensors.pop("lm_head.weight", tensors["wte.weight"])
-    if not output_layer.equal(tensors["wte.weight"]):
+    output_layer = tensors.pop("lm_head.weight", None)
+    if output_layer is not None and not output_layer.equal(tensors["wte.weight"]):
         odd.append("lm_head: it is not the embedding")
     if odd:
         raise UserError(f"{path}: not a GPT-2 ({', '.join(odd)})")
@@ -573,7 +576,7 @@ def rho_command(options):
         usual = dict(lm_steps=1000 if options.text else 0, lm_lr=5e-5)
     elif options.text:
         usual = settings_of_text(Path(options.text))
-        ppo = {name: usual[name] for name in ("kl_target", "episodes")}
+        ppo = {name: usual[name] for name in ("kl_target", "beta", "episodes")}
     cfg = rho_settings(options, usual)           # before anything is downloaded
     if options.text:
         passages = read_passages(Path(options.text))

@@ -49,9 +49,9 @@ from extras.paper_results import (RESULTS, Panel, draw, file_of, load_series, re
                                   stamp)
 from gpt import GPT, Sampling, check_finite, generate, set_learning_rate
 from ppo import AdaptiveKL, Policy, policy_optimizer, ppo_update, rollout
-from reward import (Comparison, RewardModel, best_of_four_loss, evaluate_reward_model,
-                    generate_questions, learned_reward, normalize, samples_of_rho,
-                    split_comparisons, write_comparisons)
+from reward import (Comparison, RewardModel, best_of_four_loss, generate_questions,
+                    learned_reward, normalize, samples_of_rho, split_comparisons,
+                    write_comparisons)
 from text import (QuerySampler, Tokenizer, UserError, collate, decode_responses,
                   query_batches, sample_queries, split_passages)
 
@@ -68,8 +68,8 @@ class Run(NamedTuple):
 def runs(variant, seeds=3, **settings):
     """The runs of a series, one for each seed 0 .. seeds - 1."""
     # Half of the default's episodes, for there are many runs; extras/README.md, "Which
-    # critic", has what that costs. And half of its first beta: by 2 % an update at most,
-    # 0.6 would not come down in 64 updates to what a KL target of 3 needs.
+    # critic", has what that costs. And half of its first beta: from 0.6, by 2 % an update
+    # at most, it would come to where KL is at its target only in the last of 64 updates.
     common = dict(task="sentiment", episodes=8192, beta=0.3, kl_target=3.0,
                   optimum_queries=0, supervised_lr=0.0)
     return [Run(variant, {**common, **settings, "seed": seed}) for seed in range(seeds)]
@@ -161,7 +161,7 @@ EXPERIMENTS["figure 3"] = Experiment(
     [Panel("points", "here: 3 seeds at each beta, and their mean",
            same(["direct RL", *LABELS], "policy.true_reward"),
            x="policy.kl", xlabel=KL, ylabel=TRUE, optimum="curve",
-           axes=dict(xlim=(0, 31), ylim=(0, 4))),
+           axes=dict(xlim=(0, 31), ylim=(0, 4)), joined=False),
      Panel("points", "paper: 124M parameters, one run a point", {}, xlabel=KL,
            ylabel=LOG_ODDS, paper=PAPERS_FIGURE_3,
            axes=dict(xlim=(0, 21), ylim=(0, 6.8)))])
@@ -176,7 +176,7 @@ EXPERIMENTS["over-optimization"] = Experiment(
     [Panel("laws", f"r learned from {label}",
            {"PPO": (label, ""), "best-of-n": (f"best-of-n, {label}", "")},
            xlabel=KL, ylabel="gain over rho, standard deviations",
-           axes=dict(xlim=(0, 31), ylim=(0, 4)))
+           axes=dict(xlim=(0, 31), ylim=(0, 4.6)))
      for label in LABELS])
 
 EXPERIMENTS["figure 4"] = Experiment(
@@ -216,10 +216,10 @@ EXPERIMENTS["section 2.3"] = Experiment(
             "online": (f"{task}, online", "true")},
            ylabel=TRUE, axes=dict(ylim=(0, 3.7)))
      for task in TASKS]
-    + [Panel("curves", "labels so far, either task",
-             {"online": ("sentiment, online", "labels")},
-             ylabel="labels that r has learned from", marks={"offline": 5000},
-             axes=dict(ylim=(0, 5500)))])
+    + [Panel("curves", "descriptiveness: distance from rho",
+             {"offline": ("descriptiveness, offline", "kl"),
+              "online": ("descriptiveness, online", "kl")},
+             ylabel=KL, marks={"KL target": 3})])
 
 EXPERIMENTS["table 9"] = Experiment(
     {"sentiment": [world_run("sentiment")],
@@ -229,8 +229,9 @@ EXPERIMENTS["table 9"] = Experiment(
 PAID_TRUE, PAID_R = "paid the true reward", "paid r of 5,000 labels"
 NO_KL_PENALTY = {PAID_TRUE: "true score", PAID_R: "5,000 labels"}
 EXPERIMENTS["table 10"] = Experiment(
-    {"true score": runs_over_kl([0.0], "direct RL")[3:],
-     "5,000 labels": runs_over_kl([0.0], "labels", n_labels=5000)[3:]},
+    {"true score": runs("direct RL", beta=0.0, kl_target=0.0, eval_queries=512),
+     "5,000 labels": runs("labels", n_labels=5000, beta=0.0, kl_target=0.0,
+                          eval_queries=512)},
     [Panel("curves", title,
            {legend: (label, key) for legend, label in NO_KL_PENALTY.items()},
            ylabel=ylabel)
@@ -265,13 +266,13 @@ EXPERIMENTS["section 4.4"] = Experiment(
      "both signs turned": runs("both signs", n_labels=5000)},
     [Panel("curves", "what the labelers think: mean and range of 3 seeds",
            same(SIGNS, "true"), ylabel=TRUE),
-     Panel("curves", "distance from rho", same(SIGNS, "kl"), ylabel=KL,
-           marks={"KL target": 3},
+     Panel("curves", "distance from rho", same(SIGNS, "kl"),
+           ylabel=f"{KL}, logarithmic from 2 on", marks={"KL target": 3},
            axes=dict(yscale="symlog", ylim=(0, 1000), yticks=[0, 1, 3, 10, 100, 1000]))])
 
 EXPERIMENTS["seeds"] = Experiment(
     {task: default_runs(task) for task in TASKS},
-    [Panel("curves", "reward: mean and range of 5 seeds", same(TASKS, "true"),
+    [Panel("curves", "true reward: mean and range of 5 seeds", same(TASKS, "true"),
            ylabel=TRUE),
      Panel("curves", "distance from rho", same(TASKS, "kl"), ylabel=KL,
            marks={"KL target": 3}),
@@ -285,7 +286,8 @@ EXPERIMENTS["seeds"] = Experiment(
 EXPERIMENTS["long runs"] = Experiment(
     {"KL target 1": runs("direct RL", seeds=5, episodes=98304, kl_target=1.0)},
     [Panel("curves", "98,304 episodes, KL target 1: mean and range of 5 seeds",
-           {"direct RL": ("KL target 1", "kl")}, ylabel=KL, marks={"KL target": 1})])
+           {"direct RL": ("KL target 1", "kl")}, ylabel=KL, marks={"KL target": 1},
+           axes=dict(ylim=(0, 2.2)))])
 
 
 def miniature(run):
@@ -350,7 +352,7 @@ def make_world(cfg, first=None):
 
     scores = stories.scores_of(cfg.task, [c.samples for c in made.train])
     by_choice = stories.softmax(scores / stories.TEMPERATURES[cfg.task])
-    by_taste = stories.softmax(scores / 1e-6)        # all take what they like best
+    by_taste = stories.softmax(scores / 1e-6)        # without noise; ties share alike
     labels = {"n": len(made.train), "agreement": stories.agreement(by_choice),
               "agreement_without_noise": stories.agreement(by_taste)}
     with rlhf.stage(cfg, "evaluation") as progress:
@@ -390,11 +392,11 @@ def train_r(cfg, world, comparisons, progress=no_progress):
                              world.queries["reward"], world.sampling, progress)
 
 
-def train_first_r(cfg, world, comparisons):
+def load_or_train_r(cfg, world, comparisons):
     """The r of so many labels and this seed. A dozen runs use it: the first one leaves it
     in the world's folder, for the others."""
-    how = f"{len(comparisons)}-labels-{cfg.reward_lr}-{cfg.reward_batch}-seed-{cfg.seed}"
-    path = world.folder / f"reward-{how}.pt"
+    name = f"{len(comparisons)}-labels-{cfg.reward_lr}-{cfg.reward_batch}-seed-{cfg.seed}"
+    path = world.folder / f"reward-{name}.pt"
     if path.exists():
         return rlhf.load(RewardModel(world.rho), path, "reward")
     with rlhf.stage(cfg, "reward_model") as progress:
@@ -423,7 +425,7 @@ def write_metrics(metrics, cfg, world, update, batch, stats):
 
 def offline_labels(cfg, world):
     """The paper's method: r from labels of rho's samples, then pi from r."""
-    r = train_first_r(cfg, world, world.train)
+    r = load_or_train_r(cfg, world, world.train)
     reward = learned_reward(r, world.sampling)
     return Trained(train_policy(cfg, world, reward), reward, r)
 
@@ -527,10 +529,10 @@ def labels_online(cfg, world, times=5):
     first = cfg.n_labels // 4                        # here; the paper's N0 is not told
     step = (cfg.n_labels - first) / times
     comparisons = world.train[:first]
-    r = train_first_r(cfg, world, comparisons)
+    r = load_or_train_r(cfg, world, comparisons)
     trained = 1                                                      # so many times
     reward = learned_reward(r, world.sampling)
-    pi = Policy(world.rho)
+    pi = Policy(world.rho, cfg.critic)
     kl_control = AdaptiveKL(cfg.beta, cfg.kl_target, cfg.K)
     optimizer = policy_optimizer(pi, cfg)
     sampler = QuerySampler(world.queries["policy"], cfg.device)
@@ -580,20 +582,12 @@ def batches_of_epochs(n, batch_size, steps):
     return batches[:steps]
 
 
-def held_out_results(r, data):
-    """r on comparisons never trained on, of which the choice is known."""
-    tokens, lengths, best = data
-    found = evaluate_reward_model(r, tokens, lengths, F.one_hot(best, 4).float())
-    return {"held_out_loss": found["loss"], "held_out_accuracy": found["accuracy"]}
-
-
 def one_trunk(cfg, world):
     """4.2: r reads pi's trunk, and both train it: r takes as many steps an update as pi,
     at pi's rate. So 1,000 labels are seen in many epochs."""
-    pi = Policy(world.rho)
+    pi = Policy(world.rho, cfg.critic)
     block_size = world.rho.shape["block_size"]
     data = collate(world.train, world.tokenizer, block_size)
-    held_out = collate(world.held_out[:512], world.tokenizer, block_size)
     kl_control = AdaptiveKL(cfg.beta, cfg.kl_target, cfg.K)
     optimizer = policy_optimizer(pi, cfg)
     sampler = QuerySampler(world.queries["policy"], cfg.device)
@@ -622,7 +616,9 @@ def one_trunk(cfg, world):
             normalize(r, *samples)       # the trunk has moved; KL keeps its price
             stats["reward_loss"] = sum(losses) / len(losses)
             if (update + 1) % 8 == 0 or update + 1 == updates:
-                stats.update(held_out_results(r, held_out))
+                found = reward_model_results(cfg, r, world.tokenizer, world.held_out)
+                stats["held_out_loss"] = found["reward_model"]["loss"]
+                stats["held_out_accuracy"] = found["reward_model"]["accuracy"]
             write_metrics(metrics, cfg, world, update, batch, stats)
     return Trained(pi.trunk, reward, r)
 
@@ -632,7 +628,7 @@ def one_trunk(cfg, world):
 def sign_bug(cfg, world, sign_of_kl):
     """4.4: pi is paid -r. With sign_of_kl = -1 it is paid for KL too, where beta is
     negative, and the controller makes that more while KL is above its target."""
-    r = train_first_r(cfg, world, world.train)
+    r = load_or_train_r(cfg, world, world.train)
 
     def minus_r(tokens, lengths):
         return -r(tokens, lengths)
@@ -682,7 +678,7 @@ def run_best_of_n(cfg, world_folder):
     """Train r, the same as that of the runs of its seed, and let it choose among samples
     of rho."""
     world = load_world(cfg, world_folder)
-    r = train_first_r(cfg, world, world.train)
+    r = load_or_train_r(cfg, world, world.train)
     with rlhf.stage(cfg, "evaluation") as progress:
         queries = sample_queries(world.queries["evaluation"], cfg.optimum_queries)
         single = query_batches(queries, size=1)
@@ -749,6 +745,8 @@ def run_variant(cfg, variant, world_folder, opponent_folder=None):
     log = metrics_of(Path(cfg.out))
     results["policy"].update(beta=log[-1]["beta"], episodes=log[-1]["episode"])
     results["labels"]["n"] = log[-1].get("labels", len(world.train))
+    if variant in ("direct RL", "mock reward"):
+        results["labels"]["n"] = 0                   # no labeler was asked
     rlhf.save(Path(cfg.out, "policy.pt"), policy=pi.state_dict())
     Path(cfg.out, "samples.txt").write_text(
         samples_text(cfg, rho, pi, reward, unseen, sampling, tokenizer), "utf-8")
@@ -780,8 +778,9 @@ def add_win_rates(cfg):
 def run_one(folder):
     """In a process of its own, see `start`: the run that run.json describes."""
     plan = rlhf.read_json(folder / "run.json")
-    cfg = rlhf.Config(**plan["config"])
-    needs = [Path(path) for path in plan["needs"]]
+    with rlhf.reading(folder / "run.json"):
+        cfg = rlhf.Config(**plan["config"])
+        needs = [Path(path) for path in plan["needs"]]
     if plan["variant"] == "default":
         with rlhf.run_folder(cfg):
             rlhf.run(cfg)
@@ -976,8 +975,12 @@ def series_of(title, quick):
     """{label: its runs}; in miniature the first and the last of each series."""
     series = EXPERIMENTS[title].series
     if quick:
-        series = {label: [*runs[:1], *runs[1:][-1:]] for label, runs in series.items()}
+        series = {label: first_and_last(of_label) for label, of_label in series.items()}
     return series
+
+
+def first_and_last(of_label):
+    return [of_label[0]] if len(of_label) == 1 else [of_label[0], of_label[-1]]
 
 
 def write_summary(title, folder, home, quick):
@@ -1016,8 +1019,10 @@ def command(argv):
     if options.what[0] == "run" and len(options.what) == 2:          # see `start`
         run_one(Path(options.what[1]))
     elif what == "results":
+        with rlhf.reading(RESULTS):
+            told = readme()
         with rlhf.whole_file(RESULTS / "README.md") as part:
-            part.write_text(readme(), "utf-8")
+            part.write_text(told, "utf-8")
         print(RESULTS / "README.md")
     else:
         make_all(what, options.redraw, options.quick)
@@ -1041,8 +1046,9 @@ def make_all(what, redraw, quick):
         if not redraw:
             write_summary(title, folder, home, quick)
         if EXPERIMENTS[title].panels:
-            with rlhf.whole_file(file_of(title, folder, "png")) as part:
+            with rlhf.reading(file_of(title, folder)):
                 series = load_series(title, folder)
+            with rlhf.whole_file(file_of(title, folder, "png")) as part:
                 figure = draw(EXPERIMENTS[title].panels, series)
                 if quick:
                     stamp(figure, series)

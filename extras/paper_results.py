@@ -102,16 +102,30 @@ def table(header, rows):
 # Gao et al. 2022, eq. 1: with d = sqrt(KL), the true reward gains d (alpha - beta log d)
 # by RL, and d (alpha - beta d) by best-of-n.
 
-def law(optimizer, kl, alpha, beta):
+def law_of_rl(kl, alpha, beta):
     d = np.sqrt(kl)
-    return d * (alpha - beta * (np.log(d) if optimizer == "PPO" else d))
+    return d * (alpha - beta * np.log(d))
 
 
-def fit_law(optimizer, kl, gain):
+def law_of_best_of_n(kl, alpha, beta):
+    d = np.sqrt(kl)
+    return d * (alpha - beta * d)
+
+
+LAWS = {"PPO": law_of_rl, "best-of-n": law_of_best_of_n}
+FURTHEST_KL = 31             # in nats: what lies beyond is neither fitted nor drawn
+
+
+def can_be_fitted(kl):
+    """A sampled KL may be below 0, and then has no root."""
+    return (kl > 0) & (kl <= FURTHEST_KL)
+
+
+def fit_law(law, kl, gain):
     """alpha, beta and R^2 of the law that fits best, by least squares. kl, gain (n,)."""
-    columns = np.stack([law(optimizer, kl, 1, 0), law(optimizer, kl, 0, 1)], axis=1)
+    columns = np.stack([law(kl, 1, 0), law(kl, 0, 1)], axis=1)
     alpha, beta = np.linalg.lstsq(columns, gain, rcond=None)[0]
-    errors = gain - law(optimizer, kl, alpha, beta)
+    errors = gain - law(kl, alpha, beta)
     r_squared = 1 - (errors ** 2).sum() / ((gain - gain.mean()) ** 2).sum()
     return alpha, beta, r_squared
 
@@ -121,11 +135,12 @@ def gains_of(optimizer, runs):
     PPO, or of each n of each run of best-of-n, whose KL is a bound."""
     rows = []
     for numbers in (run["numbers"] for run in runs):
-        if optimizer == "PPO":
+        if optimizer == "PPO":           # all have one rho: its mean over all is firmer
             rows.append((numbers["policy.kl"],
-                         numbers["policy.reward"] - numbers["policy.zero_shot_reward"],
+                         numbers["policy.reward"]
+                         - mean_of(runs, "policy.zero_shot_reward"),
                          numbers["policy.true_reward"]
-                         - numbers["policy.zero_shot_true_reward"]))
+                         - mean_of(runs, "policy.zero_shot_true_reward")))
         else:
             for key, kl_bound in numbers.items():
                 if key.endswith(".kl_bound"):
@@ -151,6 +166,7 @@ class Panel:
     marks: dict = field(default_factory=dict)      # {legend: value}, straight lines
     levels: dict = field(default_factory=dict)     # {legend: (series, number)}, likewise
     optimum: str = ""        # "curve", or "at KL 3"
+    joined: bool = True      # of points: a line through the means
     axes: dict = field(default_factory=dict)       # xscale, xlim, ... of matplotlib
 
 
@@ -192,8 +208,8 @@ def value_of(run, name):
 
 
 def draw_points(ax, panel, series):
-    """Over a setting or number x: each run a dot, and a line through the means of those
-    that differ only in their seed."""
+    """Over a setting or number x: each run a dot, and a marker at the mean of those that
+    differ only in their seed."""
     for place, (legend, (label, key)) in enumerate(panel.lines.items()):
         style = style_of(legend, place)
         means = []                                                   # (x, y)
@@ -204,31 +220,35 @@ def draw_points(ax, panel, series):
             ax.plot(x, y, ".", color=style["color"], ms=3)
         if means:
             x, y = zip(*sorted(means))
+            if not panel.joined:
+                style = {**style, "ls": "", "ms": 7}
             ax.plot(x, y, label=legend, **style)
 
 
 def draw_laws(ax, panel, series):
     """What an optimizer gains in r, open, and in the true reward, filled, with the law
-    fitted to that. Runs beyond the axis are arrows at its edge, and are not fitted."""
-    right = panel.axes["xlim"][1]
+    fitted to that. Runs beyond the axis are arrowheads at its edge, and not fitted."""
     for place, (optimizer, (label, _)) in enumerate(panel.lines.items()):
         if label not in series:
             continue
         kl, in_r, in_true = gains_of(optimizer, series[label])
         color, marker = STYLES[place]["color"], STYLES[place]["marker"]
-        for far in np.flatnonzero(kl > right):
-            ax.annotate(f"KL {kl[far]:.0f}", xy=(right, in_true[far]),
-                        xytext=(0.86 * right, in_true[far]), va="center", fontsize=8,
-                        color=color, arrowprops=dict(arrowstyle="->", color=color))
-        near = (kl > 0) & (kl <= right)          # a sampled KL may be below 0
+        for far in np.flatnonzero(kl > FURTHEST_KL):
+            ax.plot(FURTHEST_KL, in_r[far], ">", color=color, mfc="none", clip_on=False)
+            ax.plot(FURTHEST_KL, in_true[far], ">", color=color, clip_on=False)
+            ax.annotate(f"KL {kl[far]:.0f}", (FURTHEST_KL, in_true[far]), (-8, 0),
+                        textcoords="offset points", ha="right", va="center", fontsize=8,
+                        color=color)
+        near = can_be_fitted(kl)
         kl, in_r, in_true = kl[near], in_r[near], in_true[near]
         ax.plot(kl, in_r, marker, color=color, mfc="none", alpha=0.5, ms=5,
                 label=f"{optimizer}: r")
         ax.plot(kl, in_true, marker, color=color, ms=5, label=f"{optimizer}: true reward")
         if len(kl) > 2:
-            alpha, beta, r_squared = fit_law(optimizer, kl, in_true)
+            law = LAWS[optimizer]
+            alpha, beta, r_squared = fit_law(law, kl, in_true)
             x = np.linspace(kl.min(), kl.max(), 200)
-            ax.plot(x, law(optimizer, x, alpha, beta), color=color, lw=1,
+            ax.plot(x, law(x, alpha, beta), color=color, lw=1,
                     ls=STYLES[place]["ls"], label=f"law: alpha {alpha:.2f}, beta "
                     f"{beta:.2f}, R\u00b2 {r_squared:.2f}")
 
@@ -238,7 +258,8 @@ def draw_optimum(ax, panel, series):
     carry the weight, and it comes out too low."""
     kl, reward, samples = optimum_of(series["optimum"][0])
     if panel.optimum == "at KL 3":
-        ax.axhline(np.interp(3, kl, reward), color="k", lw=1, label="optimum at KL 3")
+        ax.axhline(np.interp(3, kl, reward), color="k", lw=1, ls=":", label="optimum at "
+                   f"KL 3, from {np.interp(3, kl, samples):.0f} samples: too low")
     else:
         firm = samples >= 100
         few = (samples < 120) & (samples >= 10)          # from where the firm line ends
@@ -303,10 +324,9 @@ def stamp(figure, series):
 
 # --- the text ---------------------------------------------------------------------------
 
-def readme(folder=RESULTS):
+def readme():
     """All of it, but for what has not been run."""
-    results = {title: load_series(title, folder) for title in SECTIONS
-               if file_of(title, folder).exists()}
+    results = {title: load_series(title) for title in SECTIONS if file_of(title).exists()}
     sections = [introduction(results)]
     sections += [SECTIONS[title](results) for title in results]
     text = "\n\n".join(section.strip() for section in sections)
@@ -340,14 +360,15 @@ def introduction(results):
     python -m extras.paper results             write this file, from the JSON files
 
 The others: figure 3, figure 4, table 1, table 9, table 10, over-optimization, section
-2.3, section 4.2, section 4.4 and seeds; all is every one of them; and long runs, which
-all leaves out. A miniature is no result.
+2.3, section 4.2, section 4.4, seeds and long runs. "all" runs all but the long runs. A
+miniature is no result.
 
 These are {len(runs)} runs, of which {len(different)} are different: a run that stands in
 several results was made once. By their own clocks they took {seconds / 60:.0f} minutes,
 two at a time, on two cores. All but those of `seeds` and the long ones have 8,192
 episodes and a first beta of 0.3, half of the default's. Except in `seeds` all runs share
-one rho, and those of a task 20,000 labels; their seeds are those of r and pi. "±" is the
+one rho, and those of a task draw from one set of 20,000 labels; their seeds are those of
+r and pi. "±" is the
 standard deviation over the seeds, three where nothing else is said. It does not say how
 much another set of labels would change.
 
@@ -385,9 +406,9 @@ in the paper. The order is the paper's, and no two ranges of seeds meet. Direct 
 
 One thing differs. In the paper the runs on 60k and 20k labels are ahead of direct RL
 between some 100,000 and 200,000 episodes, and that on 60k still is at 500,000. Here
-direct RL leads from some 1,000 on. The paper's labels always name the option that the
-mock reward likes best. Ours come from labelers of whom two agree on 38 % of the
-questions, so r is the noisier signal."""
+direct RL leads from some 1,000 on. It may be because the paper's labels always name the
+option that its mock reward (a classifier of reviews) likes best, while ours come from
+labelers of whom two agree on 38 % of the questions."""
 
 
 def figure_3(results):
@@ -420,10 +441,11 @@ def figure_3(results):
 True reward at the KL that was reached, means of three seeds. Below direct RL lie the
 learned rewards, in the order of their labels, the wider apart the further pi is from rho,
 as in the paper. In the paper even 32 times as many episodes leave direct RL well below
-the optimum. Here it lies on it: up to a KL of 3 all runs have {min(shares):.1%} to
-{max(shares):.1%} of the sampled optimum's reward. That is dotted where it rests on fewer
-than 100 effective samples, and comes out too low. In the paper the learned rewards beat
-direct RL at KL 2 after equally many episodes. Here they do not (see figure 2).
+the optimum. Here it lies on it: up to a KL of 3 all runs of direct RL have
+{min(shares):.1%} to {max(shares):.1%} of the sampled optimum's reward. That is dotted
+where it rests on fewer than 100 effective samples, and comes out too low. In the paper
+the learned rewards beat direct RL at KL 2 after equally many episodes. Here they do not,
+as far as the runs at a KL of 1 to 1.5 and of 3 tell.
 
 With 417 labels the seeds of r differ more than anything else: with a beta of 0.03 they
 end at {few[0]:.2f}, {few[1]:.2f} and {few[2]:.2f}."""
@@ -438,8 +460,8 @@ def over_optimization(results):
         for optimizer, runs in (("PPO", series[label]),
                                 ("best-of-n", series[f"best-of-n, {label}"])):
             kl, _, gain = gains_of(optimizer, runs)
-            near = kl <= 31                              # the panel's axis
-            alpha, beta, r_squared = fit_law(optimizer, kl[near], gain[near])
+            near = can_be_fitted(kl)
+            alpha, beta, r_squared = fit_law(LAWS[optimizer], kl[near], gain[near])
             row += [f"{alpha:.2f}", f"{beta:.2f}", f"{r_squared:.2f} ({near.sum()})"]
         fits.append(row)
         free = with_setting(series[label], "beta", 0.0)
@@ -455,15 +477,16 @@ def over_optimization(results):
         "beta", "R² (points)"], fits)}
 
 Gao et al. 2022 found that with d = sqrt(KL) the true reward gains d (alpha - beta log d)
-by RL, and d (alpha - beta d) by best-of-n. PPO's points are the runs of figure 3 and
-three with beta 0; best-of-n's are n = 2 to 512 for three seeds of r, on 64 queries each.
-Runs beyond a KL of 31 are arrows, and are not fitted.
+by RL, and d (alpha - beta d) by best-of-n. Their beta is not ours, the price of a nat.
+PPO's points are the runs of figure 3 and three without a price; best-of-n's are n = 2 to
+512 for three seeds of r, on 64 queries each. Runs beyond a KL of {FURTHEST_KL} are
+arrowheads, and are not fitted. A gain is a reward less rho's, whose mean is taken over all the runs.
 
 More labels give a larger alpha, and at the same KL (of best-of-n a bound) both optimizers
 gain about the same. The law of best-of-n fits everywhere, but its KL ends at 5 nats,
 where hardly anything bends, and the nine points of a seed share their samples. That of RL
 fails with 417 labels: there the seeds of r differ more than a curve through them says,
-for what r has learned by chance decides what pi finds. And its beta is largest with 5,000
+for what r has learned by chance decides what pi finds. And it bends most with 5,000
 labels: there the true reward rises steeply, and then stands still near 2.8, as r itself
 does, while direct RL goes on to 3.4 (figure 3).
 
@@ -472,7 +495,7 @@ true reward gains even more than r, up to a KL of 20. With 417 labels r promises
 four deviations, and the labelers see one to three. At the default's KL of 3 that gap is
 0.2 to 0.7.
 
-{table(["with beta 0: three seeds of", "KL", "r", "true reward"], ends)}"""
+{table(["without a price of KL: three seeds of", "KL", "r", "true reward"], ends)}"""
 
 
 def three_of(runs, key, digits=2):
@@ -508,9 +531,9 @@ nothing of how much another set would change; with few labels that may be more t
 ± here.
 
 More labels are better here up to 5,000, where the ranges of the seeds do not meet.
-20,000 bring another point, about as much as the seeds spread. So it is in the paper,
-whose one run each falls at 2,500 labels of descriptiveness, for the randomness of RL (its
-footnote 5). With 200 labels the paper has 78 % for descriptiveness and we
+20,000 bring another point, about as much as the seeds spread. In the paper they bring
+nothing more; its one run each falls at 2,500 labels of descriptiveness, which its
+footnote 5 blames on the randomness of RL. With 200 labels the paper has 78 % for descriptiveness and we
 {few["descriptiveness"]:.0f} %, but for sentiment it has 52 % and we
 {few["sentiment"]:.0f} %. So it is not simply that its GPT-2, which has read the web,
 needs fewer labels than a model of six megabytes of stories. What makes the difference we
@@ -538,15 +561,22 @@ def table_1(results):
              "-", "-"]]
     mock = spread(series["sentiment, mock reward"], "reward_model.accuracy")
     learned = spread(series["sentiment, 5k labels"], "reward_model.accuracy")
+    online_labels = series["sentiment, 5k online"][0]["numbers"]["labels.n"]
+    online = {task: three_of(series[f"{task}, 5k online"], "win_rate.against", 1)
+              for task in ("sentiment", "descriptiveness")}
+    more = {task: three_of(series[f"{task}, 20k labels"], "win_rate.against", 1)
+            for task in ("sentiment", "descriptiveness")}
     return f"""
 ## Table 1: policies against each other
 
 {table(["win rate", "sentiment, paper", "here", "descriptiveness, paper", "here"], rows)}
 
-A run is compared with the 5k run of its own seed. One comparison near 50 % has a
-standard error of {standard_error(50):.1f} %. So online labels cannot be distinguished
-from 5,000 offline ones, as in the paper. 20,000 win a little for descriptiveness, all
-three times; for sentiment they cannot be distinguished either.
+A run is compared with the 5k run of its own seed. The online runs have asked for
+{online_labels:,} labels at their end (section 2.3). They win {online["sentiment"]} % for
+sentiment, {online["descriptiveness"]} % for descriptiveness: the seeds differ by more than
+the means differ from 50 %, so online labels cannot be distinguished from offline ones, as
+in the paper. 20,000 never lose: they win {more["sentiment"]} % and
+{more["descriptiveness"]} %.
 
 The mock reward is the logit of a classifier trained on 12,000 generated reviews of
 goods (`reviews` in `extras/paper.py`). The paper's is a transformer of its own, trained
@@ -582,8 +612,9 @@ def section_23(results):
 {table(["at the end", "offline, 5,000 labels: true reward", "KL",
         f"online, {n_labels:,} labels: true reward", "KL"], rows)}
 
-r is trained 5 times (paper: 20), at equal steps of l(n). The first time is on a quarter
-of the labels (the paper does not state its N0). Since the last step would fall on the
+r is trained 5 times (paper: 20), at equal steps of l(n), the paper's number of labels
+after n episodes. The first time is on a quarter of them (the paper does not state how
+many it begins with, its N0). Since the last step would fall on the
 last episode, {5000 - n_labels:,} of the 5,000 are never asked for. All new labels are of
 samples of pi as it is then; the paper also asks questions with two samples of rho and
 two of pi.
@@ -667,7 +698,7 @@ def section_42(results):
 On one trunk r needs many epochs to keep up with pi, and overfits, as the paper says:
 its loss goes on falling on the labels it learns from, while that on held-out labels
 stands still from a third of the run on. Pi learns later, and in the end reaches almost as
-much. In the paper it did not work at all; here the reward is simpler. r is normalized
+much. In the paper it did not work at all; the reward here may be simpler. r is normalized
 after each update, so it cannot become over-confident. Without that its loss would show
 more."""
 
@@ -675,14 +706,14 @@ more."""
 def section_44(results):
     """Section 4.4: the reward's sign turned, and KL's too."""
     series = results["section 4.4"]
-    rows = [[label, spread(runs, "policy.true_reward"), spread(runs, "policy.kl"),
-             spread(runs, "win_rate.zero_shot", 1)] for label, runs in series.items()]
+    rows = [[label, spread(runs, "policy.true_reward"), spread(runs, "policy.kl", 1),
+             three_of(runs, "win_rate.zero_shot", 1)] for label, runs in series.items()]
     return f"""
 ## Section 4.4: the sign bug
 
 {picture("section 4.4")}
 
-{table(["at the end", "true reward", "KL", "win rate over zero-shot, %"], rows)}
+{table(["at the end", "true reward", "KL", "win rates over zero-shot, %"], rows)}
 
 With the reward's sign turned, and KL still a price, pi is as fluent as ever and as unkind
 as it can be: "She wept over the dirty mossy dog by the chimney. Clara hated the dirty
@@ -753,10 +784,11 @@ is read off published plots of the reward in training, with one set of labels an
 queries, so that only the size of the spread invites comparison.
 
 For sentiment pi comes to {mean_of(series["sentiment"], "policy.share_of_optimum"):.1%} of
-the optimum's gain, an estimate that is 1 to 2 % too high, and beta ends at the optimum's:
+the optimum's gain, an estimate that is some 1 % too high, and beta ends at the optimum's:
 at this price pi is converged. For descriptiveness
 {100 * (1 - mean_of(series["descriptiveness"], "policy.share_of_optimum")):.0f} % are
-left, of which half is explained (see "Which critic" in the README of extras). Pi wins as
+left, of which a third to a half is explained (see "Which critic" in the README of
+extras). Pi wins as
 often as samples of the optimum do (on 32 queries a seed, 16 questions about each). So
 does the best of 64 samples of rho, at about the same KL and without training: who has a
 reward model and can pay 64 samples an answer needs no PPO. What pi has learned costs

@@ -19,6 +19,7 @@ import torch.distributed as dist
 import ppo
 from extras import distributed
 from gpt import GPT, Sampling
+from text import UserError
 
 ROOT = Path(__file__).parents[1]
 CFG = types.SimpleNamespace(temperature=0.7, clip=0.2, lam=0.95, vf_coef=0.5, lr=0.1,
@@ -130,7 +131,18 @@ def test_a_run_in_miniature_learns_with_two(tmp_path, options):
     assert torchrun(*TINY, "--out", out).returncode == 0, "what is finished is shown again"
 
 
-def test_what_cannot_be_shared_is_refused(tmp_path):
-    done = torchrun(*TINY, "--out", str(tmp_path / "o"), "--batch_size", "66")
-    assert done.returncode != 0
-    assert "must be a multiple of 2 processes x 4 minibatches" in done.stderr
+@pytest.mark.parametrize("options, words", [
+    ("--batch_size 66", "66, but must be a multiple of 2 processes x 4 minibatches"),
+    ("--critic none --batch_size 24 --group_size 8", "of 2 processes x --group_size 8"),
+    ("--micro_batches 9", "9, but must be from 1 to 8, the rows of a minibatch"),
+    ("--micro_batches 0", "0, but must be from 1 to 8"), ("--keep_every 4", "is not here")])
+def test_what_cannot_be_shared_is_refused(options, words, monkeypatch):
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    with pytest.raises(UserError, match=words):
+        distributed.read_options([*TINY, *options.split()])
+
+
+def test_without_torchrun_it_says_how_to_start(monkeypatch, capsys):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert distributed.main([]) == 2
+    assert "start it with torchrun --nproc_per_node N" in capsys.readouterr().err

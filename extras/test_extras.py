@@ -4,6 +4,7 @@ test_extras.py: GPT-2's files, your own text, people at a terminal.
 Run: python -m pytest extras/test_extras.py        # no network, less than a minute
 """
 
+import contextlib
 import functools
 import http.server
 import io
@@ -16,8 +17,10 @@ import select
 import shlex
 import shutil
 import signal
+import socket
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -519,6 +522,42 @@ def test_weights_are_downloaded_once_and_whole(server, model, tokenizer, tmp_pat
         gpt2.weights_file("gpt2-medium")
 
 
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize("reply", [
+    b"", b"hello\r\n\r\n", OK + b"Content-Length: 999\r\n\r\n[1", OK + b"\r\n<html>Log in",
+    OK + b"Transfer-Encoding: chunked\r\n\r\nff\r\n[1", OK + b"Content-Length: many\r\n\r\n[]",
+    b"HTTP/1.1 403 Forbidden\r\n\r\n", b"HTTP/1.1 409 Conflict\r\n\r\n",
+    b"HTTP/1.1 302 Found\r\nLocation: /sentiment.json\r\n\r\n",
+    b"HTTP/1.1 302 Found\r\nLocation: http://[bad\r\n\r\n", None])
+def test_a_download_that_fails_is_one_sentence(reply, server, tmp_path, monkeypatch, capsys):
+    def answer(listener):
+        with contextlib.suppress(OSError):                   # the listener is closed
+            while True:
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(4096)
+                    if reply is None:
+                        time.sleep(2)                        # longer than we wait, below
+                    else:
+                        connection.sendall(reply)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=answer, args=[listener], daemon=True).start()
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/{{}}.json"
+        monkeypatch.setattr(gpt2, "LABELS", address)
+        monkeypatch.setattr(gpt2, "gpt2_tokenizer", lambda: None)
+        wait = socket.setdefaulttimeout
+        monkeypatch.setattr(socket, "setdefaulttimeout", lambda seconds: wait(seconds / 60))
+        assert gpt2.main(["labels", "sentiment", "--to", str(tmp_path / "l.jsonl")]) == 2
+        wait(None)
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "sentiment.json cannot be downloaded (" in said and "Traceback" not in said
+    assert not [path for path in (tmp_path / "hub").rglob("*") if path.is_file()]
+    assert not (tmp_path / "l.jsonl").exists()
+
+
 def test_labels_are_downloaded_by_the_name_of_their_task(server, tmp_path, monkeypatch):
     of_bytes = Tokenizer([bytes([b]) for b in range(256)])
     monkeypatch.setattr(gpt2, "gpt2_tokenizer", lambda: of_bytes)
@@ -875,6 +914,7 @@ def test_a_table_and_back(tmp_path):
 
 @pytest.mark.parametrize("name, content, words", [
     ("a.jsonl", '{"chosen": "a", "rejected": 3}', "entry 1: chosen and rejected must be"),
+    ("a.jsonl", '{"prompt": 5, "chosen": "a", "rejected": "b"}', "entry 1: prompt must be"),
     ("a.jsonl", "[1]", "entry 1: not a dictionary"), ("a.jsonl", "{", "neither a CSV nor"),
     ("a.jsonl", '{"chosen": "x y", "rejected": "z"}', "the query is empty"),
     ("a.jsonl", '{"summaries": [{"text": "a"}], "info": {"post": "b"}}', "two summaries"),

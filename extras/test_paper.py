@@ -45,9 +45,9 @@ def paper_world(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def rival(paper_world, tmp_path_factory):
+def opponent(paper_world, tmp_path_factory):
     """The folder of the run that others are compared with."""
-    folder = tmp_path_factory.mktemp("rival")
+    folder = tmp_path_factory.mktemp("opponent")
     cfg = rlhf.Config(**TINY_PAPER, out=str(folder))
     paper.run_variant(cfg, "labels", paper_world)
     return folder
@@ -81,10 +81,7 @@ def test_an_experiments_settings_make_valid_runs(title):
     for of_label in experiment.series.values():
         for run in of_label:
             for settings in (run.settings, paper.miniature(run).settings):
-                cfg = rlhf.Config(**settings, device="cpu")
-                if cfg.beta == 0:                        # no price: table 10
-                    cfg = replace(cfg, beta=0.3)
-                rlhf.check(cfg)
+                rlhf.check(rlhf.Config(**settings, device="cpu"))
             assert run.variant in [*paper.VARIANTS, "world", "default", "best of n"]
             assert run not in paper.with_needs(paper.needs_of(run))
     for panel in experiment.panels:
@@ -101,18 +98,15 @@ def test_the_table_names_the_runs_that_the_results_hold():
     different = paper.with_needs(every)
     assert len(different) == 125
     assert len({paper.folder_of(run, Path("out")) for run in different}) == 125
+    same_in_all = {}                                     # a run may stand in several results
     for title, experiment in paper.EXPERIMENTS.items():
-        if title == "long runs":                         # they have not been made
-            continue
         known = paper.load_series(title)
-        assert {label: len(of_label) for label, of_label in known.items()} == {
-            label: len(of_label) for label, of_label in experiment.series.items()}
+        assert list(known) == list(experiment.series)
         for label, of_label in experiment.series.items():
-            for run, made in zip(of_label, known[label]):
-                for key in ("task", "seed", "n_labels", "kl_target", "beta", "episodes"):
-                    if run.variant in ("world", "both signs"):
-                        continue
-                    assert made["settings"].get(key) == run.settings.get(key)
+            for run, made in zip(of_label, known[label], strict=True):
+                assert made["settings"] == {"variant": run.variant, **run.settings}
+                place = json.dumps(made["settings"], sort_keys=True)
+                assert same_in_all.setdefault(place, made["numbers"]) == made["numbers"]
 
 
 # One run, and many.
@@ -209,6 +203,17 @@ def test_ctrl_c_stops_the_children(tmp_path, monkeypatch, capsys):
     assert len(children) == 1 and children[0].poll() is not None
 
 
+@pytest.mark.parametrize("content", ["{}", "[]", '{"series": []}', "noise"])
+def test_a_damaged_result_is_one_sentence(content, tmp_path, monkeypatch, capsys):
+    (tmp_path / "figure_2.json").write_text(content)
+    monkeypatch.setattr(paper, "RESULTS", tmp_path)
+    assert paper.main(["figure", "2", "--redraw"]) == 2
+    assert "figure_2.json is damaged, or not what it should be" in capsys.readouterr().err
+    (tmp_path / "run.json").write_text(content)
+    assert paper.main(["run", str(tmp_path)]) == 2
+    assert "run.json is damaged, or not what it should be" in capsys.readouterr().err
+
+
 def test_what_is_not_a_figure_is_one_sentence(capsys):
     assert paper.main(["figure", "7"]) == 2
     assert "'figure 7' is not one of: figure 2, " in capsys.readouterr().err
@@ -229,10 +234,10 @@ def test_a_world_knows_how_often_labelers_agree_and_the_optimum(paper_world):
 # The variants.
 
 @pytest.mark.parametrize("variant", ["mock reward", "direct RL"])
-def test_a_variant_is_a_run_compared_with_another_policy(variant, paper_world, rival,
+def test_a_variant_is_a_run_compared_with_another_policy(variant, paper_world, opponent,
                                                          tmp_path):
     cfg = rlhf.Config(**{**TINY_PAPER, "seed": 1, "kl_target": 3.0}, out=str(tmp_path))
-    paper.run_variant(cfg, variant, paper_world, rival)
+    paper.run_variant(cfg, variant, paper_world, opponent)
     results = json.loads((tmp_path / "results.json").read_text())
     assert set(results["win_rate"]) == {"zero_shot", "against"}
     against = results["win_rate"]["against"]
@@ -302,16 +307,16 @@ def test_the_r_of_some_labels_and_a_seed_is_trained_once(paper_world, tmp_path, 
     shutil.copytree(paper_world, folder, ignore=shutil.ignore_patterns("reward-*"))
     cfg = rlhf.Config(**TINY_PAPER, out=str(tmp_path))
     world = paper.load_world(cfg, folder)
-    r = paper.train_first_r(cfg, world, world.train)
-    other_seed = paper.train_first_r(replace(cfg, seed=5), world, world.train)
-    fewer = paper.train_first_r(cfg, world, world.train[:30])
+    r = paper.load_or_train_r(cfg, world, world.train)
+    other_seed = paper.load_or_train_r(replace(cfg, seed=5), world, world.train)
+    fewer = paper.load_or_train_r(cfg, world, world.train[:30])
     heads = [r.head.weight, other_seed.head.weight, fewer.head.weight]
     assert len({head.sum().item() for head in heads}) == 3
     assert len(list(folder.glob("reward-*.pt"))) == 3 and not (tmp_path / "reward.pt").exists()
 
     trained = paper.train_r
     monkeypatch.setattr(paper, "train_r", None)
-    again = paper.train_first_r(cfg, world, world.train)
+    again = paper.load_or_train_r(cfg, world, world.train)
     query, response, tokens, length = query_and_response(world, n=2)
     assert torch.equal(again(tokens, length), r(tokens, length)), "normalized too"
     monkeypatch.setattr(paper, "train_r", trained)
@@ -442,7 +447,7 @@ def test_a_curve_is_means_over_equal_parts():
 
 
 @pytest.mark.parametrize("title", [title for title, experiment in paper.EXPERIMENTS.items()
-                                   if experiment.panels and title != "long runs"])
+                                   if experiment.panels])
 def test_a_picture_is_drawn_from_the_json(title):
     panels = paper.EXPERIMENTS[title].panels
     figure = paper.draw(panels, paper.load_series(title))
@@ -454,6 +459,12 @@ def test_a_picture_is_drawn_from_the_json(title):
         if panel.kind == "laws":
             wanted = {f"{optimizer}: true reward" for optimizer in panel.lines}
         assert wanted <= set(legends)
+        if panel.kind != "curves":                       # no point is cut off
+            (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+            for line in ax.lines:
+                if line.get_marker() not in ("", "None"):
+                    assert left <= min(line.get_xdata()) <= max(line.get_xdata()) <= right
+                    assert low <= min(line.get_ydata()) <= max(line.get_ydata()) <= high
 
 
 def test_pictures_are_clear():
@@ -472,29 +483,45 @@ def test_pictures_are_clear():
 def test_a_run_beyond_the_axis_is_an_arrow_not_a_line_across():
     series = {"PPO": [of_ppo(kl, 0.1 * kl) for kl in (1.0, 4.0, 9.0, 200.0)]}
     panel = paper.Panel("laws", "here", {"PPO": ("PPO", "")}, "KL", "gain",
-                        axes=dict(xlim=(0, 21), ylim=(0, 3)))
+                        axes=dict(xlim=(0, 31), ylim=(0, 3)))
     (ax,) = paper.draw([panel], series).axes
     assert [text.get_text() for text in ax.texts] == ["KL 200"]
-    assert max(x for line in ax.lines for x in line.get_xdata()) == 9
+    heads = [line for line in ax.lines if line.get_marker() == ">"]
+    assert [line.get_xdata()[0] for line in heads] == [31, 31]
+    assert [line.get_ydata()[0] for line in heads] == pytest.approx([1.0, 20.0])
+    others = [x for line in ax.lines if line not in heads for x in line.get_xdata()]
+    assert max(others) == 9, "and no law is fitted to it"
 
 
 def test_the_results_readme_is_what_the_code_writes():
     written = (paper.RESULTS / "README.md").read_text("utf-8")
     assert written == paper_results.readme(), "python -m extras.paper results"
     assert "{" not in written
-    assert "206 runs" in written and "2.31, 2.73, 2.82" in written
+    assert "211 runs" in written and "2.31, 2.73, 2.82" in written
+
+
+def test_what_the_readme_quotes_was_said():
+    text = (paper.RESULTS / "README.md").read_text("utf-8")
+    quotes = [" ".join(quote.split()) for quote in text.split('"')[1::2]]
+    quotes = [quote for quote in quotes if quote.endswith((".", "love", "trouble"))]
+    assert len(quotes) == 4
+    said = " ".join(" ".join(path.read_text("utf-8").split())
+                    for path in paper.RESULTS.glob("*.json"))
+    for quote in quotes:
+        assert quote in said
 
 
 @pytest.mark.parametrize("optimizer, bend", [("PPO", np.log), ("best-of-n", lambda d: d)])
 def test_a_law_is_found_again(optimizer, bend):
+    law = paper_results.LAWS[optimizer]
     kl = np.array([0.25, 1.0, 4.0, 9.0])
     d = np.array([0.5, 1.0, 2.0, 3.0])
     gain = d * (1.5 - 0.4 * bend(d))
-    alpha, beta, r_squared = paper_results.fit_law(optimizer, kl, gain)
+    alpha, beta, r_squared = paper_results.fit_law(law, kl, gain)
     assert (alpha, beta, r_squared) == pytest.approx((1.5, 0.4, 1.0))
     # By hand, for no intercept lets the errors average 0: all of 1 + gain but what d and
     # its bend explain.
-    alpha, beta, r_squared = paper_results.fit_law(optimizer, kl, gain + 1)
+    alpha, beta, r_squared = paper_results.fit_law(law, kl, gain + 1)
     errors = gain + 1 - d * (alpha - beta * bend(d))
     assert abs(errors.mean()) > 0.02
     spread = ((gain - gain.mean()) ** 2).sum()
@@ -533,6 +560,10 @@ def of_ppo(kl, true_gain):
 def test_gains_are_over_rho():
     gains = paper_results.gains_of("PPO", [of_ppo(30.0, 1.25), of_ppo(2.0, 0.5)])
     assert gains.T.tolist() == [[2.0, 1.0, 0.5], [30.0, 1.0, 1.25]]
+    two = [of_ppo(30.0, 1.25), of_ppo(2.0, 0.5)]
+    two[0]["numbers"]["policy.zero_shot_true_reward"] += 0.5         # by chance
+    gains = paper_results.gains_of("PPO", two)
+    assert gains.T.tolist() == [[2.0, 1.0, 0.25], [30.0, 1.0, 1.0]], "over its mean"
     best = [{"numbers": {"best_of_2.n": 2, "best_of_2.kl_bound": 0.19, "best_of_2.gain": 0.5,
                          "best_of_2.true_gain": 0.4}}]
     assert paper_results.gains_of("best-of-n", best).T.tolist() == [[0.19, 0.5, 0.4]]
