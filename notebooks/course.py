@@ -27,6 +27,7 @@ from IPython.display import display
 
 import evaluate
 import rlhf
+from extras.paper_results import load_series
 from reward import RewardModel, learned_reward, split_comparisons
 
 OUT = ROOT / "out" / "course"
@@ -354,6 +355,12 @@ def which_critic(episodes):
             rows.append({"name": cells[0], "short": SHORT[cells[0]], "EV": explained,
                          "share": float(cells[2].split()[0]), "nats": float(cells[3])})
     return found
+
+
+def two_nights():
+    """Section 4.4's runs of the first seed, named so that nothing tells which is which."""
+    series = load_series("section 4.4")
+    return {"A": series["the reward's sign turned"][0], "B": series["as it should be"][0]}
 
 
 def broken_runs():

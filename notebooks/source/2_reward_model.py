@@ -39,8 +39,8 @@ print(f"{len(train)} comparisons to learn from, {len(held_out)} held out")
 r"""
 ## 2.4 Label
 
-Ten questions of $\rho$'s. Set `ME = True`, run the cell, and type 1 to 4 for what *you* like best. (In a browser, with a key or a
-click for each, `python -m extras.page` asks the same.) Otherwise the happiest of each four stands in for you.
+Ten questions of $\rho$'s. Set `ME = True`, run the cell, and type 1 to 4 for what *you* like best. (At a terminal `python -m extras.label`
+asks the same.) Otherwise the happiest of each four stands in for you.
 """
 
 # %%
@@ -322,7 +322,8 @@ ax.set(xlabel="labels", ylabel="held-out accuracy", xticks=list(accuracies),
        xticklabels=[f"{n:,}" for n in accuracies], ylim=(0.22, 0.54))
 ax.minorticks_off()
 plt.show()
-print({n: round(mean, 3) for n, mean in zip(accuracies, means)})
+for n, mean in zip(accuracies, means):
+    print(f"{n:5,} labels: accuracy {mean:.3f}, mean of {len(accuracies[n])}")
 
 # %% [markdown]
 r"""

@@ -226,9 +226,11 @@ fig, ax = plt.subplots(figsize=(8, 3.2))
 colors = [course.RHO, course.VALUE, course.REWARD, course.PI]
 for (name, curve), color in zip(curves.items(), colors):
     ax.plot(curve, color=color)
-    course.at_end(ax, range(len(curve)), curve, name, color)
+    aside = {"less a baseline": 4, "8 steps, clipped": -5}.get(name, 0)
+    course.at_end(ax, range(len(curve)), curve, name, color, dy=aside)
 course.limit(ax, best, "best possible", x=0.25)
-ax.set(xlabel="update (16 samples each)", ylabel="E[r] - beta KL", xlim=(0, 40))
+ax.set(xlabel="update (16 samples each)", ylabel="E[r] - beta KL", xlim=(0, 40),
+       ylim=(None, best + 0.06))
 plt.show()
 for name, curve in curves.items():
     print(f"{name:18} after 10 updates {curve[10]:+.3f}, after 39 {curve[39]:+.3f}")
@@ -490,7 +492,8 @@ for ax, (task, rows) in zip(axes, critic.items()):
         if row["EV"] is None:
             course.limit(ax, row["share"], "no critic: 4 responses to a query", x=0.62)
         else:
-            ax.annotate(row["short"], (row["EV"], row["share"]), (6, -12),
+            offset = (6, 5) if row["short"] == "own trunk" else (6, -12)
+            ax.annotate(row["short"], (row["EV"], row["share"]), offset,
                         textcoords="offset points")
         print(f"{task:16} {row['name']:38} share {row['share']:.3f}, EV {row['EV']}, "
               f"{row['nats']:.2f} nats from the optimum")
