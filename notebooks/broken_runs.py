@@ -85,7 +85,7 @@ BUGS = {
 # --- the runs ---------------------------------------------------------------------------
 
 def log_of(run, bug, exchanged):
-    """The loop of rlhf.train_policy; {"log": a line for each update, "sample": a text}."""
+    """The loop of rlhf.train_policy: {"log": [...], "sample": [query, response]}."""
     cfg, r, sampling = run.cfg, run.r, run.sampling
     sampler_class = QuerySampler
     if bug == "r is not normalized":

@@ -13,7 +13,7 @@ A cell starts with one of
     # %% [markdown]         its text stands between triple quotes
     # %%                    code
     # %% setup              SETUP, below
-    # %% exercise NAME      code; what stands between `# solution` and `# end` is the blank
+    # %% exercise NAME      code; from `# solution` to `# end` is the blank
     # %% check NAME         code; says whether the blank is right
 
 Both notebooks come from the same cells, so they cannot drift, and test_notebooks.py finds
@@ -65,12 +65,13 @@ def read_cells(path):
     return cells
 
 
-SOLUTION = re.compile(r"^( *)# solution\n(.*?)^ *# end(?:\n|\Z)", re.MULTILINE | re.DOTALL)
+SOLUTION = re.compile(r"^( *)# solution\n(.*?)^ *# end(?:\n|\Z)",
+                      re.MULTILINE | re.DOTALL)
 
 
 def blank(source):
-    """The exercise as students get it. A blank within a function returns nothing; one that
-    stands outside, as a list of answers, leaves what is above it."""
+    """The exercise as students get it. A blank within a function returns nothing; one
+    that stands outside, as a list of answers, leaves what is above it."""
     source = SOLUTION.sub(r"\1# Your lines here.\n\1...\n", source)
     return re.sub(r"^# Your lines here.\n\.\.\.\n", "", source, flags=re.MULTILINE
                   ).rstrip("\n")

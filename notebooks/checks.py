@@ -276,22 +276,23 @@ ATTENTION = Exercise(
                 torch.tensor([[[[3.0]]]]))],
     random=random_attention,
     mistakes=[
-        Mistake(without_scale, "the scores are not divided by sqrt(D). A sum of D products "
-                "grows like sqrt(D), and softmax would become all or nothing"),
-        Mistake(scaled_by_size, "the scores are divided by D; it is its square root by which "
-                "a sum of D products grows"),
-        Mistake(sees_the_future, "no mask: a token sees what comes after it, and could copy "
-                "the answer instead of predicting it"),
-        Mistake(blind_to_itself, "the mask is one too wide: a token must see itself, and the "
-                "first one would see nothing at all (nan)"),
+        Mistake(without_scale, "the scores are not divided by sqrt(D). A sum of D "
+                "products grows like sqrt(D), and softmax would become all or nothing"),
+        Mistake(scaled_by_size, "the scores are divided by D; it is its square root by "
+                "which a sum of D products grows"),
+        Mistake(sees_the_future, "no mask: a token sees what comes after it, and could "
+                "copy the answer instead of predicting it"),
+        Mistake(blind_to_itself, "the mask is one too wide: a token must see itself, "
+                "and the first one would see nothing at all (nan)"),
         Mistake(masked_with_zero, "a masked score of 0 still has the weight exp(0) = 1. "
                 "What has no weight has the score -inf"),
-        Mistake(masked_after_softmax, "masked after softmax: the future has had its share of "
-                "the sum, so the weights left add up to less than 1"),
-        Mistake(as_if_from_the_first, "right where T = S. With a cache the T tokens that ask "
-                "are the last of S, so row t is token S - T + t"),
-        Mistake(softmax_over_those_who_ask, "softmax over the wrong axis: each token that asks "
-                "shares out a weight of 1 over those that answer, the last axis"),
+        Mistake(masked_after_softmax, "masked after softmax: the future has had its "
+                "share of the sum, so the weights left add up to less than 1"),
+        Mistake(as_if_from_the_first, "right where T = S. With a cache the T tokens "
+                "that ask are the last of S, so row t is token S - T + t"),
+        Mistake(softmax_over_those_who_ask, "softmax over the wrong axis: each token "
+                "that asks shares out a weight of 1 over those that answer, the last "
+                "axis"),
     ],
     places=[(gpt, "attention")])
 
@@ -358,16 +359,17 @@ SAMPLE = Exercise(
                 "nothing new is tried, and KL is of a distribution nobody draws from"),
         Mistake(uniform, "all tokens come equally often; the probabilities are not used"),
         Mistake(by_logprobs, "logprobs are logarithms; take their exponentials"),
-        Mistake(softmax_of_probabilities, "softmax of probabilities flattens them: exp of "
-                "logprobs is the distribution already"),
-        Mistake(one_too_far, "one too far: u below the first cumulative probability means "
-                "token 0"),
+        Mistake(softmax_of_probabilities, "softmax of probabilities flattens them: exp "
+                "of logprobs is the distribution already"),
+        Mistake(one_too_far, "one too far: u below the first cumulative probability "
+                "means token 0"),
         Mistake(one_number_for_all, "one random number for the whole batch: every row "
                 "would draw at the same u. Each row needs its own"),
-        Mistake(without_the_sum, "u is compared with the probabilities; it must be compared "
-                "with their cumulative sum, which cuts 0 to 1 into parts of their sizes"),
-        Mistake(sharpened, "this draws from p squared, as at temperature 1/2. The temperature "
-                "is in the logprobs already"),
+        Mistake(without_the_sum, "u is compared with the probabilities; it must be "
+                "compared with their cumulative sum, which cuts 0 to 1 into parts of "
+                "their sizes"),
+        Mistake(sharpened, "this draws from p squared, as at temperature 1/2. The "
+                "temperature is in the logprobs already"),
     ],
     places=[(gpt, "sample_next_token")],
     run=frequencies, atol=0.015)
@@ -419,7 +421,8 @@ def probability(logits, query, response, temperature):
 
 
 def times_temperature(logits, query, response, temperature):
-    return score_with(logits, response, slice(query.size(1) - 1, -1), 1 / temperature).sum(1)
+    columns = slice(query.size(1) - 1, -1)
+    return score_with(logits, response, columns, 1 / temperature).sum(1)
 
 
 def random_scoring():
@@ -443,17 +446,17 @@ SCORE_RESPONSE = Exercise(
                 "divided by it, and is to be scored under what it was drawn from"),
         Mistake(column_of_the_token, "off by one: column t predicts token t + 1, so the "
                 "first token of y is predicted by the last column of the query"),
-        Mistake(mean_over_tokens, "the mean over the tokens: log of a product is a sum. With "
-                "the mean, a long response would cost no more KL than a short one"),
+        Mistake(mean_over_tokens, "the mean over the tokens: log of a product is a sum. "
+                "With the mean, a long response would cost no more KL than a short one"),
         Mistake(temperature_after_softmax, "the temperature divides the logits, before "
                 "softmax; after it the probabilities no longer add up to 1"),
         Mistake(logits_alone, "logits are not log-probabilities: log_softmax is missing"),
-        Mistake(one_for_each_token, "one number for each token; a response is one event, so "
-                "add its tokens up"),
+        Mistake(one_for_each_token, "one number for each token; a response is one "
+                "event, so add its tokens up"),
         Mistake(probability, "the probability itself. Its logarithm is wanted: the "
                 "probability of a long text is too small for float32"),
-        Mistake(times_temperature, "the logits are multiplied by the temperature; below 1 it "
-                "makes the likely likelier, so divide"),
+        Mistake(times_temperature, "the logits are multiplied by the temperature; below "
+                "1 it makes the likely likelier, so divide"),
     ],
     places=[(HERE, "score_response")])
 
@@ -522,20 +525,21 @@ BEST_OF_FOUR = Exercise(
                 torch.tensor(1000.0))],
     random=lambda: (2 * torch.randn(6, 4), torch.randint(4, (6,))),
     mistakes=[
-        Mistake(not_negated, "the sign: eq. 1 as printed is a log-likelihood, which grows. "
-                "A loss must fall as r explains the choices, so negate it"),
-        Mistake(sum_over_questions, "a sum over the questions; the expectation is a mean. With "
-                "the sum, the step would grow with the batch"),
+        Mistake(not_negated, "the sign: eq. 1 as printed is a log-likelihood, which "
+                "grows. A loss must fall as r explains the choices, so negate it"),
+        Mistake(sum_over_questions, "a sum over the questions; the expectation is a "
+                "mean. With the sum, the step would grow with the batch"),
         Mistake(counted_from_one, "off by one: b counts from 0"),
         Mistake(without_the_rest, "only r of the chosen one. Then all rewards could grow "
                 "together for ever: what counts is the chosen one beside all four"),
-        Mistake(mean_inside_the_log, "a mean inside the logarithm: eq. 1 has the sum of the four "
-                "exponentials, so four equal rewards cost log 4, not 0"),
-        Mistake(softmax_twice, "softmax twice: cross_entropy takes scores, not probabilities"),
-        Mistake(the_other_three, "the sum is over all four, the chosen one included. Without "
-                "it the loss has no lower end"),
-        Mistake(pairs_against_the_mean, "the chosen one against the mean of the others is a "
-                "loss for pairs. Eq. 1 has each of the four in its sum"),
+        Mistake(mean_inside_the_log, "a mean inside the logarithm: eq. 1 has the sum of "
+                "the four exponentials, so four equal rewards cost log 4, not 0"),
+        Mistake(softmax_twice, "softmax twice: cross_entropy takes scores, not "
+                "probabilities"),
+        Mistake(the_other_three, "the sum is over all four, the chosen one included. "
+                "Without it the loss has no lower end"),
+        Mistake(pairs_against_the_mean, "the chosen one against the mean of the others "
+                "is a loss for pairs. Eq. 1 has each of the four in its sum"),
         Mistake(overflows, "exp(1000) is infinite in float32. logsumexp (or log_softmax) "
                 "subtracts the largest score first"),
         Mistake(probability_of_the_choice, "the logarithm is missing: this is minus the "
@@ -636,24 +640,28 @@ def random_samples():
 NORMALIZE = Exercise(
     ours=reward.normalize,
     examples=[Example("1,000 times the outputs 3 and 7 of the head (mean 5, deviation 2)",
-                      (torch.tensor([[3, 0], [0, 7]] * 1000), torch.tensor([1, 2] * 1000)),
+                      (torch.tensor([[3, 0], [0, 7]] * 1000),
+                       torch.tensor([1, 2] * 1000)),
                       torch.tensor([0.5, -2.5, 0.5, -2.5]))],
     random=random_samples,
     mistakes=[
-        Mistake(multiplied_by_std, "the gain multiplies, so it must be one over the deviation"),
-        Mistake(divided_by_variance, "one over the variance; the deviation, its square root, "
-                "has the unit of the scores"),
-        Mistake(bias_without_gain, "the bias is added after the gain: so the mean, too, must "
-                "be multiplied by the gain"),
-        Mistake(bias_of_the_wrong_sign, "the sign of the bias: it must take the mean away"),
-        Mistake(measured_after_the_gain, "this measures r with the gain and bias it has now. "
-                "A second call would undo the first; measure the head's own output"),
-        Mistake(only_shifted, "the mean is 0 now, the variance is not 1. Without a known scale "
-                "beta, the price of a nat, means nothing"),
-        Mistake(only_scaled, "the variance is 1 now, the mean is not 0. Then a response without "
-                "a period, paid -1, might be the best there is"),
-        Mistake(read_at_the_padded_end, "read at the padded end; the score stands at the last "
-                "real token, which `lengths` tells"),
+        Mistake(multiplied_by_std, "the gain multiplies, so it must be one over the "
+                "deviation"),
+        Mistake(divided_by_variance, "one over the variance; the deviation, its square "
+                "root, has the unit of the scores"),
+        Mistake(bias_without_gain, "the bias is added after the gain: so the mean, too, "
+                "must be multiplied by the gain"),
+        Mistake(bias_of_the_wrong_sign, "the sign of the bias: it must take the mean "
+                "away"),
+        Mistake(measured_after_the_gain, "this measures r with the gain and bias it has "
+                "now. A second call would undo the first; measure the head's own "
+                "output"),
+        Mistake(only_shifted, "the mean is 0 now, the variance is not 1. Without a "
+                "known scale beta, the price of a nat, means nothing"),
+        Mistake(only_scaled, "the variance is 1 now, the mean is not 0. Then a response "
+                "without a period, paid -1, might be the best there is"),
+        Mistake(read_at_the_padded_end, "read at the padded end; the score stands at "
+                "the last real token, which `lengths` tells"),
     ],
     places=[(reward, "normalize"), (rlhf, "normalize")],
     run=gain_and_bias, atol=1e-3)
@@ -723,26 +731,29 @@ def random_episodes():
 TOKEN_REWARDS = Exercise(
     ours=ppo.token_rewards,
     examples=[Example(
-        "r = 1, log pi = (-.5, -1, -1, -3), log rho = (-1.5, -3, -1, -9), beta = .5, an end "
-        "after three tokens",
+        "r = 1, log pi = (-.5, -1, -1, -3), log rho = (-1.5, -3, -1, -9), beta = .5, an "
+        "end after three tokens",
         (torch.tensor([1.0]), torch.tensor([[-0.5, -1, -1, -3]]),
          torch.tensor([[-1.5, -3, -1, -9]]), 0.5,
          torch.tensor([[True, True, True, False]])),
         torch.tensor([[-0.5, -1.0, 1.0, 0.0]]))],
     random=random_episodes,
     mistakes=[
-        Mistake(kl_with_the_wrong_sign, "the sign of the KL: this pays pi for leaving rho. "
-                "Eq. 2 subtracts beta times (log pi - log rho)"),
-        Mistake(score_at_the_last_column, "the score is at the last column of the tensor; it "
-                "belongs to the last token before the end, which the mask tells"),
-        Mistake(score_one_too_late, "off by one: the mask has `length` tokens, the last at "
-                "length - 1. One later the score is where no token is trained"),
-        Mistake(score_for_every_token, "every token gets the whole score, so a response of 20 "
-                "tokens is paid 20 times. r is a reward of the response, and comes once"),
-        Mistake(paid_after_the_end, "tokens after the end pay too. Nobody sees them; here "
-                "they are not part of y (the released code has them pay)"),
-        Mistake(kl_all_at_the_end, "the sum is right, but all of the KL is paid at the end. "
-                "Each token should pay for itself, so that it is known which one cost"),
+        Mistake(kl_with_the_wrong_sign, "the sign of the KL: this pays pi for leaving "
+                "rho. Eq. 2 subtracts beta times (log pi - log rho)"),
+        Mistake(score_at_the_last_column, "the score is at the last column of the "
+                "tensor; it belongs to the last token before the end, which the mask "
+                "tells"),
+        Mistake(score_one_too_late, "off by one: the mask has `length` tokens, the last "
+                "at length - 1. One later the score is where no token is trained"),
+        Mistake(score_for_every_token, "every token gets the whole score, so a response "
+                "of 20 tokens is paid 20 times. r is a reward of the response, and "
+                "comes once"),
+        Mistake(paid_after_the_end, "tokens after the end pay too. Nobody sees them; "
+                "here they are not part of y (the released code has them pay)"),
+        Mistake(kl_all_at_the_end, "the sum is right, but all of the KL is paid at the "
+                "end. Each token should pay for itself, so that it is known which one "
+                "cost"),
         Mistake(no_price, "beta is missing: a nat costs beta, not 1"),
         Mistake(mean_of_the_kl, "the KL is divided by the length. Eq. 2 has the sum: "
                 "log pi(y|x) is a sum over tokens"),
@@ -815,28 +826,30 @@ def without_values(rewards, values, lam):
 GAE = Exercise(
     ours=ppo.gae,
     examples=[Example("rewards (0, 0, 3), values (0, 1, 2), lambda = .5",
-                      (torch.tensor([[0.0, 0.0, 3.0]]), torch.tensor([[0.0, 1.0, 2.0]]), 0.5),
+                      (torch.tensor([[0.0, 0.0, 3.0]]),
+                       torch.tensor([[0.0, 1.0, 2.0]]), 0.5),
                       torch.tensor([[1.75, 1.5, 1.0]]))],
     random=lambda: (torch.randn(3, 6), torch.randn(3, 6), 0.8),
     mistakes=[
-        Mistake(no_lambda, "lambda is not used: every token is praised in full for all that "
-                "comes later, noise included"),
-        Mistake(one_step_only, "this is delta alone. A_t = delta_t + lambda A_{t+1} hands "
-                "praise on to the tokens before"),
-        Mistake(values_exchanged, "V_t and V_{t+1} are exchanged: the surprise is what came and "
-                "is still to come, less what was expected before"),
-        Mistake(without_the_next_value, "V_{t+1} is missing: what is still to come counts too, "
-                "or every token before the last seems a disappointment"),
-        Mistake(from_left_to_right, "from left to right: A_t needs A_{t+1}, so start at the "
-                "last token. As it is, a token is praised for what came before it"),
-        Mistake(lambda_as_discount, "lambda multiplies the next advantage, not the next value. "
-                "A factor there would be the discount gamma, which is 1 here"),
-        Mistake(returns_instead, "these are the returns, A + V. The policy needs how much "
-                "better than expected, not how much"),
-        Mistake(last_value_goes_on, "after the last token nothing comes: V there is 0. Here the "
-                "last value stands in for it, so the last token is never a surprise"),
-        Mistake(without_values, "the values are not used: without a baseline the noise of all "
-                "that would have come anyway stays in"),
+        Mistake(no_lambda, "lambda is not used: every token is praised in full for all "
+                "that comes later, noise included"),
+        Mistake(one_step_only, "this is delta alone. A_t = delta_t + lambda A_{t+1} "
+                "hands praise on to the tokens before"),
+        Mistake(values_exchanged, "V_t and V_{t+1} are exchanged: the surprise is what "
+                "came and is still to come, less what was expected before"),
+        Mistake(without_the_next_value, "V_{t+1} is missing: what is still to come "
+                "counts too, or every token before the last seems a disappointment"),
+        Mistake(from_left_to_right, "from left to right: A_t needs A_{t+1}, so start at "
+                "the last token. As it is, a token is praised for what came before it"),
+        Mistake(lambda_as_discount, "lambda multiplies the next advantage, not the next "
+                "value. A factor there would be the discount gamma, which is 1 here"),
+        Mistake(returns_instead, "these are the returns, A + V. The policy needs how "
+                "much better than expected, not how much"),
+        Mistake(last_value_goes_on, "after the last token nothing comes: V there is 0. "
+                "Here the last value stands in for it, so the last token is never a "
+                "surprise"),
+        Mistake(without_values, "the values are not used: without a baseline the noise "
+                "of all that would have come anyway stays in"),
     ],
     places=[(ppo, "gae")])
 
@@ -866,7 +879,8 @@ def never_clipped(*arguments):
 
 
 def objective_not_loss(logprobs, old_logprobs, advantages, clip):
-    loss, clipfrac = policy_loss_with(torch.maximum, logprobs, old_logprobs, advantages, clip)
+    loss, clipfrac = policy_loss_with(torch.maximum, logprobs, old_logprobs, advantages,
+                                      clip)
     return -loss, clipfrac
 
 
@@ -888,7 +902,8 @@ def ratio_of_logarithms(logprobs, old_logprobs, advantages, clip):
 
 
 def sum_over_tokens(logprobs, old_logprobs, advantages, clip):
-    loss, clipfrac = policy_loss_with(torch.maximum, logprobs, old_logprobs, advantages, clip)
+    loss, clipfrac = policy_loss_with(torch.maximum, logprobs, old_logprobs, advantages,
+                                      clip)
     return loss * logprobs.numel(), clipfrac
 
 
@@ -917,23 +932,25 @@ POLICY_LOSS = Exercise(
                  torch.tensor([-1.0]), 0.2), (torch.tensor(0.8), torch.tensor(1.0)))],
     random=random_tokens,
     mistakes=[
-        Mistake(the_better_of_two, "the smaller of the two losses. PPO is a pessimist: it takes "
-                "the worse, so that going too far is never worth it"),
-        Mistake(always_clipped, "only the clipped term. A token that moved the wrong way would "
-                "have no gradient, and could not come back"),
-        Mistake(never_clipped, "not clipped: nothing stops the steps on one batch from going "
-                "as far as they like"),
-        Mistake(objective_not_loss, "the sign: Schulman's eq. 7 is to be maximized, and the "
-                "optimizer goes down. Negate it"),
-        Mistake(upper_side_only, "clipped above only. A bad token (A < 0) is held at 1 - clip, "
-                "so that it is not pushed to nothing in one update"),
-        Mistake(upside_down, "the ratio is upside down: it is pi now over pi that sampled"),
-        Mistake(ratio_of_logarithms, "a ratio of logarithms; the ratio of probabilities is "
-                "exp(log pi - log pi_old)"),
-        Mistake(sum_over_tokens, "a sum over the tokens, where a mean is wanted: the step would "
-                "grow with the batch"),
-        Mistake(all_outside_counted, "the loss is right. Clipped are only those whose gradient "
-                "has stopped: outside on the side to which their advantage pushes"),
+        Mistake(the_better_of_two, "the smaller of the two losses. PPO is a pessimist: "
+                "it takes the worse, so that going too far is never worth it"),
+        Mistake(always_clipped, "only the clipped term. A token that moved the wrong "
+                "way would have no gradient, and could not come back"),
+        Mistake(never_clipped, "not clipped: nothing stops the steps on one batch from "
+                "going as far as they like"),
+        Mistake(objective_not_loss, "the sign: Schulman's eq. 7 is to be maximized, and "
+                "the optimizer goes down. Negate it"),
+        Mistake(upper_side_only, "clipped above only. A bad token (A < 0) is held at 1 "
+                "- clip, so that it is not pushed to nothing in one update"),
+        Mistake(upside_down, "the ratio is upside down: it is pi now over pi that "
+                "sampled"),
+        Mistake(ratio_of_logarithms, "a ratio of logarithms; the ratio of probabilities "
+                "is exp(log pi - log pi_old)"),
+        Mistake(sum_over_tokens, "a sum over the tokens, where a mean is wanted: the "
+                "step would grow with the batch"),
+        Mistake(all_outside_counted, "the loss is right. Clipped are only those whose "
+                "gradient has stopped: outside on the side to which their advantage "
+                "pushes"),
     ],
     places=[(ppo, "policy_loss")])
 
@@ -986,26 +1003,28 @@ CONTROLLER = Exercise(
                 "the sign: where KL is too large a nat must become dearer"),
         Mistake(controller_by(lambda beta, kl, target, K:
                               beta * (1 + K * (kl - target) / target)),
-                "not clipped: one batch with a large KL would move beta out of all bounds"),
+                "not clipped: one batch with a large KL would move beta out of all "
+                "bounds"),
         Mistake(controller_by(lambda beta, kl, target, K:
                               beta * (1 + K * min(0.2, max(-0.2, kl - target)))),
-                "the error is relative: (KL - target) / target, or a target of 6 would be "
-                "steered twice as hard as one of 3"),
+                "the error is relative: (KL - target) / target, or a target of 6 would "
+                "be steered twice as hard as one of 3"),
         Mistake(controller_by(lambda beta, kl, target, K:
                               beta + K * clipped_error(kl, target)),
-                "beta is multiplied by 1 + K e, not moved by K e: a step should be a percentage "
-                "of whatever beta is, and never make it negative"),
+                "beta is multiplied by 1 + K e, not moved by K e: a step should be a "
+                "percentage of whatever beta is, and never make it negative"),
         Mistake(controller_by(lambda beta, kl, target, K:
                               beta * (1 + K * min(0.2, (kl - target) / target))),
-                "clipped above only: a KL of 0, as at the start, would let beta fall by K"),
+                "clipped above only: a KL of 0, as at the start, would let beta fall by "
+                "K"),
         Mistake(controller_by(lambda beta, kl, target, K:
                               beta * (1 + min(K, max(-K, (kl - target) / target)))),
                 "clipped to -K .. K and not multiplied by K: the error is clipped to "
                 "-.2 .. .2, and then multiplied"),
         Mistake(controller_by(lambda beta, kl, target, K:
                               beta * math.exp(K * clipped_error(kl, target))),
-                "exp(K e): nearly the same, and found in other texts, but the paper's rule is "
-                "1 + K e"),
+                "exp(K e): nearly the same, and found in other texts, but the paper's "
+                "rule is 1 + K e"),
     ],
     places=[(ppo, "AdaptiveKL"), (rlhf, "AdaptiveKL")],
     run=betas_of, atol=1e-7)
@@ -1037,17 +1056,19 @@ DPO = Exercise(
                 (torch.tensor([[2 * math.log(3) - 5, -5, -5, -5]]),
                  torch.full((1, 4), -5.0), torch.tensor([0]), 0.5),
                 torch.tensor(math.log(2)))],
-    random=lambda: (-3 * torch.rand(5, 4), -3 * torch.rand(5, 4), torch.randint(4, (5,)), 0.3),
+    random=lambda: (-3 * torch.rand(5, 4), -3 * torch.rand(5, 4),
+                    torch.randint(4, (5,)), 0.3),
     mistakes=[
-        Mistake(dpo_with(lambda p, q, beta: beta * (q - p)),
-                "the sign: r = beta (log pi - log rho) + a constant, so what is liked must "
-                "become likelier than it is for rho"),
-        Mistake(dpo_with(lambda p, q, beta: beta * p),
-                "rho is missing: the implied reward is by how much pi differs from rho. As it "
-                "is, what rho says rarely could never be liked"),
-        Mistake(dpo_with(lambda p, q, beta: p - q), "beta is missing: it turns nats into reward"),
-        Mistake(dpo_with(lambda p, q, beta: (p - q) / beta),
-                "divided by beta: solve pi = rho exp(r / beta) / Z for r, and beta multiplies"),
+        Mistake(dpo_with(lambda p, q, beta: beta * (q - p)), "the sign: r = beta (log "
+                "pi - log rho) + a constant, so what is liked must become likelier "
+                "than it is for rho"),
+        Mistake(dpo_with(lambda p, q, beta: beta * p), "rho is missing: the implied "
+                "reward is by how much pi differs from rho. As it is, what rho says "
+                "rarely could never be liked"),
+        Mistake(dpo_with(lambda p, q, beta: p - q), "beta is missing: it turns nats "
+                "into reward"),
+        Mistake(dpo_with(lambda p, q, beta: (p - q) / beta), "divided by beta: solve pi "
+                "= rho exp(r / beta) / Z for r, and beta multiplies"),
         Mistake(dpo_with(lambda p, q, beta: beta * (p.exp() / q.exp())),
                 "the ratio itself; its logarithm is wanted"),
         Mistake(lambda p, q, b, beta: -dpo_ours(p, q, b, beta),
@@ -1068,8 +1089,8 @@ EXERCISES = {"attention": ATTENTION, "sample_next_token": SAMPLE,
 # For each bug, where in its log to look: said of a run to which another bug was given.
 WHERE_TO_LOOK = {
     "dropout is on":
-        "Look at the first update: KL is 0, so sampler and scorer agree, and yet approx_kl "
-        "and clipfrac are far too large. Who moved, before any step was taken?",
+        "Look at the first update: KL is 0, so sampler and scorer agree, and yet "
+        "approx_kl and clipfrac are far too large. Who moved, before any step was taken?",
     "r is not normalized":
         "Look at the score of rho, in the first update, and at KL beside its target: is "
         "beta, a price in units of reward, of any weight beside these scores?",
@@ -1077,14 +1098,14 @@ WHERE_TO_LOOK = {
         "Look at beta and KL together: beta rises, as it should where KL is too large. "
         "Does KL obey?",
     "the query is cut wrong":
-        "Look at `finished` in the first update, where pi is rho and nothing is learned yet. "
-        "Then read its sample, the query first.",
+        "Look at `finished` in the first update, where pi is rho and nothing is learned "
+        "yet. Then read its sample, the query first.",
     "the temperature is forgotten in scoring":
-        "Look at KL in the first update: pi is rho there, so it must be 0. By how much are "
-        "two distributions apart that should be one?",
+        "Look at KL in the first update: pi is rho there, so it must be 0. By how much "
+        "are two distributions apart that should be one?",
     "the score is at the wrong token":
-        "The score hardly rises, though KL is cheap, and explained_variance stays near 0: "
-        "whatever most tokens are paid for, it is not the score"}
+        "The score hardly rises, though KL is cheap, and explained_variance stays near "
+        "0: whatever most tokens are paid for, it is not the score"}
 
 
 def check_diagnosis(answers):

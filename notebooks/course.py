@@ -32,7 +32,8 @@ from reward import RewardModel, learned_reward, split_comparisons
 
 OUT = ROOT / "out" / "course"
 COMMAND = ["--quick", "--n_embd", "128", "--lm_lr", "6e-3", "--lm_steps", "800",
-           "--n_labels", "1500", "--lr", "4e-4", "--supervised_lr", "0", "--out", str(OUT)]
+           "--n_labels", "1500", "--lr", "4e-4", "--supervised_lr", "0",
+           "--out", str(OUT)]
 
 
 # --- the run ----------------------------------------------------------------------------
@@ -112,7 +113,8 @@ def style():
     torch.set_num_threads(min(2, torch.get_num_threads()))
     torch.set_printoptions(precision=2, sci_mode=False)
     plt.rcParams.update({
-        "figure.dpi": 90, "figure.figsize": (9, 3.2), "figure.constrained_layout.use": True,
+        "figure.dpi": 90, "figure.figsize": (9, 3.2),
+        "figure.constrained_layout.use": True,
         "font.size": 10, "axes.titlesize": 10, "axes.titlelocation": "left",
         "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False,
         "lines.linewidth": 1.8})
@@ -126,8 +128,8 @@ def at_end(ax, x, y, text, color, dx=4, dy=0):
 
 def limit(ax, value, text, x=1.0):
     """A dashed line at a target or at the best possible, named at its right."""
-    ax.axhline(value, color=LIMIT, ls="--", lw=1.2)
-    ax.annotate(text, (x, value), (0, 3), xycoords=ax.get_yaxis_transform(),
+    ax.axhline(value, color=LIMIT, ls="--", lw=1.2, zorder=4)
+    ax.annotate(text, (x, value), (0, 4), xycoords=ax.get_yaxis_transform(),
                 textcoords="offset points", va="bottom", ha="right",
                 bbox=dict(fc="white", ec="none", pad=0.5, alpha=0.7))
 
@@ -194,14 +196,15 @@ def figure_1():
     box(5, 12, "query x", RHO, "text.py")
     box(25, 12, "policy pi,\nfirst rho", PI)
     box(49, 12, "reward\nmodel r", REWARD)
-    box(75, 12, "eq. 2: r, less beta\ntimes log pi - log rho", "black", "ppo.token_rewards")
+    box(75, 12, "eq. 2: r, less beta\ntimes log pi - log rho", "black",
+        "ppo.token_rewards")
     arrow((9.5, 12), (19.5, 12))
     arrow((30.5, 12), (43.5, 12), "one y", "ppo.rollout")
     arrow((54.5, 12), (64.5, 12), "r(x, y)")
     arrow((88, 28.5), (53, 15.5), bend=-0.15)
-    arrow((70, 8.5), (26, 8.5), bend=-0.28)
-    ax.text(47, -1.2, "GAE, PPO", ha="center", va="bottom")
-    ax.text(47, -1.6, "ppo.ppo_update", ha="center", va="top", family="monospace", size=9,
+    arrow((66, 8.5), (26, 8.5), bend=-0.28)
+    ax.text(46, -1.2, "GAE, PPO", ha="center", va="bottom")
+    ax.text(46, -1.6, "ppo.ppo_update", ha="center", va="top", family="monospace", size=9,
             color=PI)
     return fig
 
@@ -238,7 +241,8 @@ class ColoredTokens:
         lines = []
         for title, row in zip(self.titles, self.rows):
             lines.append(title)
-            lines += [f"  {token!r:>14} {value:+.2f}   {note}" for token, value, note in row]
+            for token, value, note in row:
+                lines.append(f"  {token!r:>14} {value:+.2f}   {note}")
         return "\n".join(lines)
 
 
@@ -252,7 +256,8 @@ class TokenTable:
         self.columns, self.rows = columns, rows
 
     def _repr_html_(self):
-        cell = "<td title='{}' style='background:rgba(0,114,178,{:.2f});padding:2px 5px'>{}</td>"
+        cell = ("<td title='{}' style='background:rgba(0,114,178,{:.2f});"
+                "padding:2px 5px'>{}</td>")
         lines = ["".join(f"<th>{html.escape(name)}</th>" for name in ["", *self.columns])]
         for name, row in self.rows.items():
             cells = [cell.format(html.escape(note), 0.7 * value, html.escape(token))
@@ -281,7 +286,7 @@ class Slider:
         self.name, self.labels, self.pictures = name, list(figures), []
         for figure in figures.values():
             data = io.BytesIO()
-            figure.savefig(data, dpi=80)
+            figure.savefig(data, dpi=90)
             plt.close(figure)
             self.pictures.append(base64.b64encode(data.getvalue()).decode())
 
@@ -344,7 +349,7 @@ SHORT = {"a head on pi's trunk, as released": "as released",
 
 
 def which_critic(episodes):
-    """The rows of extras/README.md's first two tables of critics with so many episodes."""
+    """The rows with so many episodes of extras/README.md's first tables of critics."""
     found = {}
     for line in (ROOT / "extras" / "README.md").read_text("utf-8").split("\n"):
         cells = [cell.strip(" *") for cell in line.strip("|").split("|")]
@@ -358,7 +363,7 @@ def which_critic(episodes):
 
 
 def two_nights():
-    """Section 4.4's runs of the first seed, named so that nothing tells which is which."""
+    """Section 4.4's runs of the first seed, by names that do not tell which is which."""
     series = load_series("section 4.4")
     return {"A": series["the reward's sign turned"][0], "B": series["as it should be"][0]}
 

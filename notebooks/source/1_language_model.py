@@ -180,7 +180,8 @@ response, drawn = gpt.generate(rho, questions, cfg.response_length, cfg.temperat
 with torch.no_grad():
     logits = rho(torch.cat([questions, response], dim=1))
 scored = checks.score_response(logits, questions, response, cfg.temperature)
-print(f"largest difference to what the sampler knew: {(scored - drawn.sum(1)).abs().max():.0e}")
+gap = (scored - drawn.sum(dim=1)).abs().max().item()
+print(f"largest difference to what the sampler knew: {gap:.0e}")
 print(f"log p of a response, mean:          {scored.mean():7.1f} nats")
 late = checks.column_of_the_token(logits, questions, response, cfg.temperature)
 print(f"  read one column too late:         {late.mean():7.1f}")
@@ -239,7 +240,8 @@ def weights_of(ids):
         found.append(gpt.attention(q, k, torch.eye(T).expand(B, H, T, T)))
     return torch.stack(found)
 
-story = "One autumn Tom stood by the muddy barn. Tom said that the tea was good. He was happy."
+story = ("One autumn Tom stood by the muddy barn. Tom said that the tea was good. "
+         "He was happy.")
 ids = torch.tensor([tokenizer.encode(story)])
 weights = weights_of(ids)[:, 0]        # (layers, heads, T, T)
 labels = [show(i) for i in ids[0].tolist()]
@@ -278,9 +280,9 @@ for row, tokens in enumerate(told.tolist()):
                 looks[tokens[i + 1] in people].append(to_first)
 means = {name: torch.stack(rows).mean(dim=0) for name, rows in looks.items()}
 layer, head = divmod(int(means[True].argmax()), 4)
-print(f"layer {layer + 1}, head {head + 1}: weight of the first name at a period before a name "
-      f"{means[True][layer, head]:.2f} ({len(looks[True])} places), before another word "
-      f"{means[False][layer, head]:.2f} ({len(looks[False])})")
+print(f"layer {layer + 1}, head {head + 1}: weight of the first name at a period "
+      f"before a name {means[True][layer, head]:.2f} ({len(looks[True])} places), "
+      f"before another word {means[False][layer, head]:.2f} ({len(looks[False])})")
 
 # %% [markdown]
 r"""
@@ -299,8 +301,9 @@ def stages(ids):
     hooks = []
     for layer, block in enumerate(rho.h, 1):
         for name, part in (("attention", block.attn), ("MLP", block.mlp)):
+            key = f"+ {name} {layer}"
             hooks.append(part.register_forward_hook(
-                lambda module, given, out, key=f"+ {name} {layer}": added.update({key: out})))
+                lambda module, given, out, key=key: added.update({key: out})))
     rho(ids)
     for hook in hooks:
         hook.remove()
@@ -343,7 +346,8 @@ def generate_uncached(query, T, temperature):
 torch.manual_seed(0)
 slow, n = generate_uncached(questions, cfg.response_length, cfg.temperature)
 print(f"rows that agree: {int((slow == response).all(dim=1).sum())} of {len(slow)}")
-print(f"tokens read for a response: {n}, cached {questions.size(1) + cfg.response_length - 1}")
+print(f"tokens read for a response: {n}, "
+      f"cached {questions.size(1) + cfg.response_length - 1}")
 
 # %% [markdown]
 r"""
@@ -356,7 +360,8 @@ Its loss, on stories that it has not read, beside two that know nothing of the o
 for name, loss in (("every token alike", math.log(cfg.vocab_size)),
                    ("how common it is", run.losses["unigram_loss"]),
                    ("rho", run.losses["loss"])):
-    print(f"{name:18} {loss:.2f} nats a token, as of {math.exp(loss):7.1f} equally likely")
+    print(f"{name:18} {loss:.2f} nats a token, "
+          f"as of {math.exp(loss):7.1f} equally likely")
 
 # %% [markdown]
 r"""

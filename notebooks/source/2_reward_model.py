@@ -158,7 +158,8 @@ ax.set(xlabel="noise of the labelers: t (points of score)", ylabel="nats a label
 plt.show()
 ours = temperatures.index(t)
 i4, i2 = told[4][ours], told[2][ours]
-print(f"a choice of four tells {i4:.2f} nats, of two {i2:.2f}: {i4 / i2:.2f} times as much")
+print(f"a choice of four tells {i4:.2f} nats, of two {i2:.2f}: "
+      f"{i4 / i2:.2f} times as much")
 print(f"ten of four: {10 * i4:.1f} nats at this noise; "
       f"from somebody without noise at most 10 log 4 = {10 * math.log(4):.1f}")
 
@@ -227,18 +228,15 @@ exam_tokens, exam_lengths, _ = collate(held_out, tokenizer, rho.shape["block_siz
 def exam(r):                                     # on the held-out questions
     return reward.evaluate_reward_model(r, exam_tokens, exam_lengths, p)
 
-def fitted(comparisons, seed):
-    torch.manual_seed(seed)
-    progress = course.Progress(f"r on {len(comparisons)} labels")
-    return rlhf.train_reward(cfg, rho, tokenizer, comparisons, run.queries["reward"],
-                             sampling, progress)
-
-r = fitted(train, seed=1)
+torch.manual_seed(1)
+r = rlhf.train_reward(cfg, rho, tokenizer, train, run.queries["reward"], sampling,
+                      course.Progress(f"r on {len(train):,} labels"))
 best = stories.limits(p.double().numpy())
 found = exam(r)
 print(f"chance          accuracy .250, loss {math.log(4):.3f}")
 print(f"your r          accuracy {found['accuracy']:.3f}, loss {found['loss']:.3f}")
-print(f"best possible   accuracy {best['best_accuracy']:.3f}, loss {best['best_loss']:.3f}")
+print(f"best possible   accuracy {best['best_accuracy']:.3f}, "
+      f"loss {best['best_loss']:.3f}")
 
 # %% [markdown]
 r"""
@@ -290,9 +288,12 @@ def attributed(text):
         row.append((word, fall, f"r {fall:+.2f}, labelers {rating:+.1f}"))
     return row, f"r = {whole.item():+.2f}"
 
-texts = ["Mara was happy and hugged Tom by the gate. There was joy and peace in the lovely barn.",
-         "Mara was not happy and hated Tom by the gate. There was joy and peace in the ugly barn.",
-         "Mara was not sad or guilty any more after supper. Tom kept the rope under the bed."]
+texts = ["Mara was happy and hugged Tom by the gate. "
+         "There was joy and peace in the lovely barn.",
+         "Mara was not happy and hated Tom by the gate. "
+         "There was joy and peace in the ugly barn.",
+         "Mara was not sad or guilty any more after supper. "
+         "Tom kept the rope under the bed."]
 rows, titles = zip(*[attributed(text) for text in texts])
 display(course.ColoredTokens(rows, scale=1.0, titles=titles))
 
@@ -305,17 +306,31 @@ The spread of the dots is what one run's luck can do.
 """
 
 # %%
-accuracies = {100: [], 400: [], len(train): [exam(run.r)["accuracy"], found["accuracy"]]}
-for n in (100, 400):
-    for seed in range(3):
-        some = np.random.default_rng(seed).permutation(len(train))[:n]
-        accuracies[n].append(exam(fitted([train[i] for i in some], seed))["accuracy"])
+about_rho = reward.samples_of_rho(rho, run.queries["reward"], sampling, n=256)
+
+def trained(n, seed, epochs=1):
+    """An r of n labels, examined; `seen` is its loss on them in the last epoch."""
+    torch.manual_seed(seed)
+    model = reward.RewardModel(rho)
+    reward.normalize(model, *about_rho)
+    some = [train[i] for i in torch.randperm(len(train))[:n].tolist()]
+    data = collate(some, tokenizer, rho.shape["block_size"])
+    rows = []
+    for _ in range(epochs):
+        rows += torch.randperm(n).split(cfg.reward_batch)
+    batches = course.Progress(f"{n} labels, epochs: {epochs}")(rows)
+    losses = reward.train_reward_model(model, *data, cfg.reward_lr, batches)
+    return {**exam(model), "seen": np.mean(losses[-(len(rows) // epochs):])}
+
+few = {n: [trained(n, seed) for seed in range(3)] for n in (100, 400)}
+accuracies = {n: [one["accuracy"] for one in models] for n, models in few.items()}
+accuracies[len(train)] = [exam(run.r)["accuracy"], found["accuracy"]]
 
 fig, ax = plt.subplots(figsize=(6, 2.8))
 means = [np.mean(accuracies[n]) for n in accuracies]
 ax.semilogx(list(accuracies), means, color=course.REWARD)
-for n in accuracies:
-    ax.plot([n] * len(accuracies[n]), accuracies[n], "o", color=course.REWARD, mfc="white")
+for n, found_of in accuracies.items():
+    ax.plot([n] * len(found_of), found_of, "o", color=course.REWARD, mfc="white")
 course.limit(ax, best["best_accuracy"], "best possible", x=0.3)
 course.limit(ax, 0.25, "chance")
 ax.set(xlabel="labels", ylabel="held-out accuracy", xticks=list(accuracies),
@@ -329,36 +344,24 @@ for n, mean in zip(accuracies, means):
 r"""
 ## One epoch, or more
 
-The paper makes one pass over the labels. What do more do? The loss on the labels that are learned from goes on falling. What matters is the other one. (On 500 labels, where it shows soonest.)
+The paper makes one pass over the labels. What do more do? The loss on the labels that are learned from goes on falling. What matters is the other one. (On 400 labels, where it shows soonest.)
 """
 
 # %%
-def several_epochs(epochs, seed):
-    """Losses on the labels of the last epoch, and held out."""
-    torch.manual_seed(seed)
-    model = reward.RewardModel(rho)
-    about_rho = reward.samples_of_rho(rho, run.queries["reward"], sampling, n=256)
-    reward.normalize(model, *about_rho)
-    data = collate(train[:500], tokenizer, rho.shape["block_size"])
-    rows = [batch for _ in range(epochs)
-            for batch in torch.randperm(500).split(cfg.reward_batch)]
-    batches = course.Progress(f"{epochs} epochs")(rows)
-    losses = reward.train_reward_model(model, *data, cfg.reward_lr, batches)
-    return np.mean(losses[-len(losses) // epochs:]), exam(model)["loss"]
-
-by_epochs = {epochs: several_epochs(epochs, seed=2) for epochs in (1, 2, 4)}
+by_epochs = {1: few[400][2], 2: trained(400, seed=2, epochs=2),
+             4: trained(400, seed=2, epochs=4)}
 fig, ax = plt.subplots(figsize=(6, 2.8))
-for i, (name, color) in enumerate((("labels learned from", course.RHO),
-                                   ("held-out labels", course.REWARD))):
-    losses = [pair[i] for pair in by_epochs.values()]
+for key, name, color in (("seen", "labels learned from", course.RHO),
+                         ("loss", "held-out labels", course.REWARD)):
+    losses = [one[key] for one in by_epochs.values()]
     ax.plot(list(by_epochs), losses, "o-", color=color)
     course.at_end(ax, list(by_epochs), losses, name, color, dx=8)
-course.limit(ax, best["best_loss"], "best possible, held out", x=0.55)
-ax.set(xlabel="epochs", ylabel="loss (nats)", xticks=list(by_epochs), xlim=(0.8, 5.4))
+course.limit(ax, best["best_loss"], "best possible, held out")
+ax.set(xlabel="epochs", ylabel="loss (nats)", xticks=list(by_epochs), xlim=(0.8, 5.6))
 plt.show()
-for epochs, (seen, unseen) in by_epochs.items():
-    print(f"{epochs} epochs: loss {seen:.3f} on the labels of the last one, "
-          f"{unseen:.3f} held out")
+for epochs, one in by_epochs.items():
+    print(f"{epochs} epochs: loss {one['seen']:.3f} on the labels of the last one, "
+          f"{one['loss']:.3f} held out")
 
 # %% [markdown]
 r"""

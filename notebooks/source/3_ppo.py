@@ -155,7 +155,8 @@ On paper, $\epsilon = .2$, ratio 1.5: $A = 1$ costs $-1.2$, stopped; $A = -1$ co
 
 # %% exercise policy_loss
 def policy_loss(logprobs, old_logprobs, advantages, clip):
-    """All of one shape -> the loss and the share clipped, two scalars."""
+    """log pi of each token, now and when it was drawn, and its A, all of one shape ->
+    the loss and the share clipped, two scalars."""
     # solution
     ratio = torch.exp(logprobs - old_logprobs)
     unclipped = -advantages * ratio
@@ -217,11 +218,14 @@ def learn(loss_of, steps, learners=200, updates=40, rate=0.15):
             optimizer.step()
     return curve
 
-curves = {
-    "REINFORCE, r + 3": learn(lambda now, old, R, A: -(now * (R + 3)).mean(), steps=1),
-    "less a baseline": learn(lambda now, old, R, A: -(now * A).mean(), steps=1),
-    "8 steps, unclipped": learn(lambda now, old, R, A: -((now - old).exp() * A).mean(), 8),
-    "8 steps, clipped": learn(lambda now, old, R, A: ppo.policy_loss(now, old, A, 0.2)[0], 8)}
+reinforce = lambda now, old, R, A: -(now * (R + 3)).mean()
+with_baseline = lambda now, old, R, A: -(now * A).mean()
+with_ratio = lambda now, old, R, A: -((now - old).exp() * A).mean()
+clipped = lambda now, old, R, A: ppo.policy_loss(now, old, A, clip=0.2)[0]
+curves = {"REINFORCE, r + 3": learn(reinforce, steps=1),
+          "less a baseline": learn(with_baseline, steps=1),
+          "8 steps, unclipped": learn(with_ratio, steps=8),
+          "8 steps, clipped": learn(clipped, steps=8)}
 fig, ax = plt.subplots(figsize=(8, 3.2))
 colors = [course.RHO, course.VALUE, course.REWARD, course.PI]
 for (name, curve), color in zip(curves.items(), colors):
@@ -253,7 +257,8 @@ and $r$ arrives with the last token before the response's end, where `response_m
 
 # %% exercise token_rewards
 def token_rewards(score, logprobs, ref_logprobs, beta, response_mask):
-    """score (B,), all others (B, T) -> the reward of each token, (B, T)."""
+    """score: r of each response (B,). log pi, log rho and the mask of its tokens (B, T)
+    -> the reward of each token, (B, T)."""
     # solution
     rewards = -beta * (logprobs - ref_logprobs) * response_mask      # (B, T)
     last = response_mask.sum(dim=1) - 1                              # (B,)
@@ -366,8 +371,8 @@ course.limit(right, best, "best possible")
 right.set(xlabel="update", ylabel="E[r] - beta KL", ylim=(None, best + 0.05))
 plt.show()
 kl = (log_pi.exp() * (log_pi - log_opt)).sum().item()
-print(f"E[r] - beta KL: rho {objective(log_rho):.3f}, PPO {path[-1]:.3f}, best {best:.3f}; "
-      f"KL(pi, pi_opt) = {kl:.3f} nats")
+print(f"E[r] - beta KL: rho {objective(log_rho):.3f}, PPO {path[-1]:.3f}, "
+      f"best {best:.3f}; KL(pi, pi_opt) = {kl:.3f} nats")
 
 # %% [markdown]
 r"""
@@ -495,7 +500,8 @@ for ax, (task, rows) in zip(axes, critic.items()):
             offset = (6, 5) if row["short"] == "own trunk" else (6, -12)
             ax.annotate(row["short"], (row["EV"], row["share"]), offset,
                         textcoords="offset points")
-        print(f"{task:16} {row['name']:38} share {row['share']:.3f}, EV {row['EV']}, "
+        EV = "none" if row["EV"] is None else f"{row['EV']:.2f}"
+        print(f"{task:16} {row['name']:38} share {row['share']:.3f}, EV {EV}, "
               f"{row['nats']:.2f} nats from the optimum")
     ax.set(title=task, xlabel="EV of the critic", xlim=(0.2, 1.15))
     ax.margins(y=0.2)

@@ -92,9 +92,10 @@ for ax, noise in zip(axes, (0.0, 0.3)):
     for K, color in colors.items():
         ax.plot(room(K, noise), color=color)
     course.limit(ax, 3, "target")
-    ax.set(title=f"KL seen with an error of {noise:g} nats", xlabel="update", ylim=(0, 16))
-    ax.text(108, 13.9, "K = .0128 (batch / 10,000)", color=course.RHO)
-    ax.text(36, 8, "K = .1, the paper's", color=course.PI)
+    ax.set(title=f"KL seen with an error of {noise:g} nats", xlabel="update",
+           xlim=(0, 235), ylim=(0, 16))
+    ax.text(112, 13.9, "K = .0128 (batch / 10,000)", color=course.RHO)
+    ax.text(40, 8, "K = .1, the paper's", color=course.PI)
     ax.text(100, 0.8, "K = 2", color=course.REWARD)
 axes[0].set_ylabel("KL (nats)")
 plt.show()
@@ -102,9 +103,9 @@ print("mean |KL - 3| of 20 rooms   all updates   the second half")
 for noise in (0.0, 0.3):
     for K in colors:
         runs = [room(K, noise, seed) for seed in range(20)]
+        whole = statistics.mean(off(kls) for kls in runs)
         late = statistics.mean(off(kls[96:]) for kls in runs)
-        print(f"noise {noise:.1f}, K = {K:<6g}        {statistics.mean(map(off, runs)):5.2f}"
-              f"            {late:5.2f}")
+        print(f"noise {noise:.1f}, K = {K:<6g}        {whole:5.2f}            {late:5.2f}")
 
 # %% [markdown]
 r"""
@@ -123,8 +124,8 @@ solid = effective >= 10                # below that, too few samples carry the w
 fig, ax = plt.subplots(figsize=(7, 3.4))
 ax.plot(kl, gain, color=course.LIMIT, ls="--", lw=1.2)
 ax.plot(kl[solid], gain[solid], color=course.LIMIT)
-ax.annotate("optimum (dashed:\nof few samples)", (kl[-1], gain[-1]), (0, -44),
-            textcoords="offset points", ha="center")
+ax.annotate("optimum (dashed: of few samples)", (kl[-1], gain[-1]), (0, 7),
+            textcoords="offset points", ha="right")
 for one in run.results["best_of_n"]:
     ax.plot(one["kl_bound"], one["gain"], "s", color=course.RHO)
     ax.annotate(f"best of {one['n']}", (one["kl_bound"], one["gain"]), (7, -10),
@@ -132,7 +133,8 @@ for one in run.results["best_of_n"]:
 ax.plot(policy["gain_kl"], policy["gain"], "o", color=course.PI, ms=8)
 ax.annotate("pi, after 20 updates", (policy["gain_kl"], policy["gain"]), (9, -6),
             textcoords="offset points", color=course.PI)
-ax.set(xlabel="KL from rho (nats; of best of n, its bound)", ylabel="gain in r", xlim=(0, 5))
+ax.set(xlabel="KL from rho (nats; of best of n, its bound)", xlim=(0, 5),
+       ylabel="gain in r (deviations)", ylim=(0, 1.15 * gain.max()))
 plt.show()
 print(f"pi gains {policy['gain']:.2f} at {policy['gain_kl']:.2f} nats, the optimum there "
       f"{policy['optimal_gain']:.2f}: a share of {policy['share_of_optimum']:.0%}")
@@ -186,9 +188,11 @@ for ax, label in zip(axes, ("5,000 labels", "417 labels")):
     for ys, others, name, color in ((promised, true, "r", course.REWARD),
                                     (true, promised, "true reward", course.TRUE)):
         offset = above if ys[3] > others[3] else below
-        ax.annotate(name, (kls[3], ys[3]), offset, textcoords="offset points", color=color)
+        ax.annotate(name, (kls[3], ys[3]), offset, textcoords="offset points",
+                    color=color)
     ax.set(title=f"r of {label}", xlabel="KL (nats)", xlim=(0, 46))
-    print(f"r of {label:13}", *(f"KL {a:4.1f}: {b:.2f}, true {c:.2f};" for a, b, c in rows))
+    print(f"r of {label:13}",
+          *(f"KL {a:4.1f}: {b:.2f}, true {c:.2f};" for a, b, c in rows))
 axes[0].set_ylabel("deviations over rho")
 plt.show()
 
@@ -198,7 +202,7 @@ An $r$ of few labels promises what the labelers do not see, the more the further
 
 ## The sign bug, blind (4.4)
 
-One night a sign was turned in the authors' code, and in the morning $\pi$ was as vile as it could be. Here are two runs of ours. In one of them the sign of $r$ is turned. Here is what a log outside a small world has. **Which one is it?** Write your answer down before you go on.
+One night the sign of the reward was turned in the authors' code, and that of the KL with it, and in the morning $\pi$ was as vile as it could be. Here are two runs of ours. In one of them the sign of $r$ is turned. Below is all that a log can show where nobody knows the true reward. **Which one is it?** Write your answer down before you go on.
 """
 
 # %%

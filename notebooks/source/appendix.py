@@ -25,7 +25,8 @@ course.style()
 run = course.small_run()               # about a minute the first time
 cfg, rho, tokenizer = run.cfg, run.rho, run.tokenizer
 rng = random.Random(cfg.seed)          # the same seed writes the same stories again
-parts = text.split_passages([stories.passage(rng) for _ in range(cfg.passages)], cfg.share)
+passages = [stories.passage(rng) for _ in range(cfg.passages)]
+parts = text.split_passages(passages, cfg.share)
 story = parts["evaluation"][0]
 print(story)
 
@@ -63,7 +64,7 @@ for n in sizes:
     cost.append(sum(len(t.encode(passage)) for passage in parts["evaluation"]) / words)
 fig, ax = plt.subplots(figsize=(6, 2.8))
 ax.plot(sizes, cost, "o-", color=course.PI)
-course.limit(ax, 1 + periods, "one a word, one a period")
+course.limit(ax, 1 + periods, "one a word, one a period", x=0.4)
 ax.set(xlabel="vocabulary (tokens)", ylabel="tokens per word", ylim=(0, 6))
 plt.show()
 print(f"tokens per word: {cost[0]:.2f} with bytes alone, {cost[-1]:.2f} with {sizes[-1]}")
@@ -95,7 +96,8 @@ def multiply_adds(shape, Q, T, cached):
 def generate_uncached(model, query, T, temperature):
     tokens = query
     for _ in range(T):
-        logprobs = gpt.next_token_logprobs(model, model.hidden(tokens)[:, -1], temperature)
+        h = model.hidden(tokens)[:, -1]
+        logprobs = gpt.next_token_logprobs(model, h, temperature)
         tokens = torch.cat([tokens, gpt.sample_next_token(logprobs)], dim=1)
     return tokens
 
@@ -107,7 +109,8 @@ for cached, sampler in ((True, gpt.generate), (False, generate_uncached)):
                for op, n in counter.get_flop_counts()["Global"].items()}
     ours = multiply_adds(rho.shape, query.size(1), cfg.response_length, cached)
     print(f"cached {cached!s:5}  ours:  " + ", ".join(
-        f"{name} {n / 1e6:.1f} M" for name, n in zip(("matrices", "attention", "logits"), ours)))
+        f"{name} {n / 1e6:.1f} M" for name, n in
+        zip(("matrices", "attention", "logits"), ours)))
     print("              torch: " + ", ".join(
         f"{name} {counted[op] / 1e6:.1f} M" for name, op in
         (("matrices", "addmm"), ("attention", "bmm"), ("logits", "mm"))))
@@ -133,8 +136,10 @@ for ax, name, shape, Q, Ts in ((axes[0], "rho, query of 12", rho.shape, 12, rang
     ax.margins(y=0.15)
 plt.show()
 for T in (24, 960):
-    slow, fast = (sum(multiply_adds(gpt2_774m, 64, T, cached)) for cached in (False, True))
-    print(f"774M, query of 64, response of {T}: {slow / fast:.0f} times fewer with the cache")
+    slow = sum(multiply_adds(gpt2_774m, 64, T, cached=False))
+    fast = sum(multiply_adds(gpt2_774m, 64, T, cached=True))
+    print(f"774M, query of 64, response of {T}: "
+          f"{slow / fast:.0f} times fewer with the cache")
 
 # %% [markdown]
 r"""
@@ -224,8 +229,8 @@ times = torch.tensor([tokenizer.tokens.index(f" {word}".encode())
                       for word in stories.POOLS["time"]])
 before = torch.tensor([tokenizer.tokens.index(word) for word in (b" all", b" one")])
 place = torch.isin(target, times) & torch.isin(held_out[:, :-1], before)
-print(f"a word of time: rho {surprise[place].mean():.2f} nats, log 10 = {math.log(10):.2f} "
-      f"({int(place.sum())} places)")
+print(f"a word of time: rho {surprise[place].mean():.2f} nats, "
+      f"log 10 = {math.log(10):.2f} ({int(place.sum())} places)")
 
 ids = torch.tensor([tokenizer.encode(story)[:31]])
 with torch.no_grad():
@@ -233,8 +238,8 @@ with torch.no_grad():
 fig, ax = plt.subplots(figsize=(9, 3))
 ax.bar(range(len(cost)), cost, color=course.PI)
 course.limit(ax, math.log(10), "log 10")
-ax.set_xticks(range(len(cost)), [show(tokenizer.tokens[i]).strip("_") for i in ids[0, 1:]],
-              rotation=90)
+words_read = [show(tokenizer.tokens[i]).strip("_") for i in ids[0, 1:]]
+ax.set_xticks(range(len(cost)), words_read, rotation=90)
 ax.set(ylabel="surprise of rho (nats)")
 plt.show()
 
