@@ -118,6 +118,8 @@ def compare(function, exercise, example):
     lesson = lesson_of(function, exercise)
     if lesson is not None:
         return lesson
+    if count_of(given) != count_of(wanted):
+        return f"it gives {count_of(given)} in place of {count_of(wanted)}"
     if shape_of(given) != shape_of(wanted):
         return (f"on {example.words} it gives the shape {shape_of(given)}, and "
                 f"{shape_of(wanted)} is wanted")
@@ -153,7 +155,7 @@ def same_everywhere(function, other, exercise):
 
 
 class Refused(Exception):
-    """The student's function calls the project's own."""
+    """The student's function is not even tried further, for the reason given."""
 
 
 def refuse(*arguments, **named):
@@ -184,6 +186,12 @@ def alike(a, b, atol):
     if a.shape != b.shape:
         return False
     return torch.allclose(a.double(), b.double(), rtol=1e-3, atol=atol, equal_nan=True)
+
+
+def count_of(a):
+    if isinstance(a, tuple | list):
+        return f"{len(a)} results"
+    return "one result"
 
 
 def shape_of(a):
@@ -575,7 +583,7 @@ def gain_and_bias(function, tokens, lengths):
         function(r, tokens, lengths)
         found += [r.gain.detach().clone(), r.bias.detach().clone()]
     if found[0] == 2 and found[1] == -3:
-        return None
+        raise Refused("it leaves r.gain and r.bias as they are")
     return torch.stack(found).float()
 
 
@@ -697,6 +705,16 @@ def score_for_every_token(score, logprobs, ref_logprobs, beta, mask):
     return (score[:, None] - beta * (logprobs - ref_logprobs)) * mask
 
 
+def score_in_every_row(score, logprobs, ref_logprobs, beta, mask):
+    rewards = -beta * (logprobs - ref_logprobs) * mask
+    rewards[:, last_of(mask)] += score
+    return rewards
+
+
+def score_in_every_real_row(score, logprobs, ref_logprobs, beta, mask):
+    return score_in_every_row(score, logprobs, ref_logprobs, beta, mask) * mask
+
+
 def paid_after_the_end(score, logprobs, ref_logprobs, beta, mask):
     return paid(score, logprobs, ref_logprobs, beta, torch.ones_like(mask), last_of(mask))
 
@@ -720,6 +738,10 @@ def score_is_priced_too(score, logprobs, ref_logprobs, beta, mask):
     return paid(beta * score, logprobs, ref_logprobs, beta, mask, last_of(mask))
 
 
+ROWS_AND_COLUMNS = ("`rewards[:, last]` takes these columns of every row. Each row has "
+                    "its own: `rewards[torch.arange(B), last]`")
+
+
 def random_episodes():
     B, T = 5, 6
     length = torch.randint(1, T + 1, (B,))
@@ -736,7 +758,12 @@ TOKEN_REWARDS = Exercise(
         (torch.tensor([1.0]), torch.tensor([[-0.5, -1, -1, -3]]),
          torch.tensor([[-1.5, -3, -1, -9]]), 0.5,
          torch.tensor([[True, True, True, False]])),
-        torch.tensor([[-0.5, -1.0, 1.0, 0.0]]))],
+        torch.tensor([[-0.5, -1.0, 1.0, 0.0]])),
+        Example(
+            "two responses, r = 1 and 5, log pi = log rho, ends after one token and two",
+            (torch.tensor([1.0, 5.0]), -torch.ones(2, 3), -torch.ones(2, 3), 0.5,
+             torch.tensor([[True, False, False], [True, True, False]])),
+            torch.tensor([[1.0, 0.0, 0.0], [0.0, 5.0, 0.0]]))],
     random=random_episodes,
     mistakes=[
         Mistake(kl_with_the_wrong_sign, "the sign of the KL: this pays pi for leaving "
@@ -749,6 +776,8 @@ TOKEN_REWARDS = Exercise(
         Mistake(score_for_every_token, "every token gets the whole score, so a response "
                 "of 20 tokens is paid 20 times. r is a reward of the response, and "
                 "comes once"),
+        Mistake(score_in_every_row, ROWS_AND_COLUMNS),
+        Mistake(score_in_every_real_row, ROWS_AND_COLUMNS),
         Mistake(paid_after_the_end, "tokens after the end pay too. Nobody sees them; "
                 "here they are not part of y (the released code has them pay)"),
         Mistake(kl_all_at_the_end, "the sum is right, but all of the KL is paid at the "
@@ -965,7 +994,7 @@ def betas_of(controller, beta, target, K, kls):
         kl_control.update(kl)
         betas.append(kl_control.beta)
     if len(set(betas)) == 1 and target > 0:
-        return None
+        raise Refused("`update` leaves self.beta as it is")
     return torch.tensor(betas, dtype=torch.double)
 
 

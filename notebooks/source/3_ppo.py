@@ -156,7 +156,7 @@ On paper, $\epsilon = .2$, ratio 1.5: $A = 1$ costs $-1.2$, stopped; $A = -1$ co
 # %% exercise policy_loss
 def policy_loss(logprobs, old_logprobs, advantages, clip):
     """log pi of each token, now and when it was drawn, and its A, all of one shape ->
-    the loss and the share clipped, two scalars."""
+    the loss and the share clipped, two tensors of shape ()."""
     # solution
     ratio = torch.exp(logprobs - old_logprobs)
     unclipped = -advantages * ratio
@@ -246,7 +246,7 @@ r"""
 
 Difficulty 3 of 5 · importance 5 of 5 · 20 minutes
 
-$R(x, y) = r(x, y) - \beta \log \frac{\pi(y|x)}{\rho(y|x)}$. A response is many tokens, and $\log \pi(y|x)$ is a sum over them. So each token pays for its own log-ratio,
+$R(x, y) = r(x, y) - \beta \log \frac{\pi(y|x)}{\rho(y|x)}$. Without its price $\pi$ would leave what $\rho$ says, and with it all that $r$ has learned from. A response is many tokens, and $\log \pi(y|x)$ is a sum over them. So each token pays for its own log-ratio,
 and $r$ arrives with the last token before the response's end, where `response_mask` is still true. After the end all is 0.
 
 <details><summary>Hint</summary>
@@ -275,7 +275,7 @@ r"""
 
 Difficulty 3 of 5 · importance 4 of 5 · 25 minutes
 
-A *critic* $V_t$, a second network, says before token $t$ what reward is still to come. The surprise of token $t$ is $\delta_t = R_t + V_{t+1} - V_t$; after the last token
+A *critic* $V_t$, a second network, says before token $t$ what reward is still to come. The surprise of token $t$, whose reward is $R_t$ (from 3.2), is $\delta_t = R_t + V_{t+1} - V_t$; after the last token
 $V$ is 0. Generalized advantage estimation (Schulman et al. 2016) hands a share $\lambda$ of it back: $A_t = \delta_t + \lambda A_{t+1}$.
 With $\lambda = 1$, $A_t$ is all that came, less $V_t$: right, but noisy. With $\lambda = 0$ it is one step: calm, but only as right as $V$.
 
@@ -414,8 +414,8 @@ for update in range(updates):
     rewards = ppo.token_rewards(batch.score, batch.logprobs, batch.ref_logprobs,
                                 kl_control.beta, mask)
     advantages = ppo.gae(rewards, batch.values, cfg.lam)
-    returns = advantages + batch.values
-    advantages[mask] = ppo.whiten(advantages[mask])
+    returns = advantages + batch.values              # what V should have said
+    advantages[mask] = ppo.whiten(advantages[mask])  # mean 0, variance 1: known steps
     for rows in torch.randperm(len(query)).tensor_split(cfg.minibatches):
         kept = mask[rows]
         h = gpt.response_states(pi.trunk, query[rows], batch.response[rows])
