@@ -198,7 +198,7 @@ plt.show()
 
 # %% [markdown]
 r"""
-An $r$ of few labels promises what the labelers do not see, the more the further from $\rho$. The price keeps $\pi$ where $r$ is still right.
+An $r$ of few labels promises what the labelers do not see: at 23.5 nats twice what there is. The price keeps $\pi$ where $r$ is still right.
 
 ## The sign bug, blind (4.4)
 
@@ -379,7 +379,7 @@ The recipe stayed; nearly every part was exchanged.
 
 - **Summaries and assistants.** Stiennon et al. 2020 made the summaries work that are section 3.2 here, with better labels and a larger $r$. InstructGPT (Ouyang et al. 2022) and Bai et al. 2022 first tune on demonstrations; $\rho$ is then that model. Pairs, or rankings of several, took the place of the best of four.
 - **The critic** got a trunk of its own, as in this course, and was then left out: RLOO (Ahmadian et al. 2024) and GRPO (Shao et al. 2024) take the mean of several responses to one prompt as the baseline.
-- **Without RL.** Best-of-$n$ and tuning on its winners; DPO and its relatives. They learn from fixed comparisons; PPO's samples are $\pi$'s own, and so where $\pi$ has got to.
+- **Without RL.** Best-of-$n$ and tuning on its winners; DPO and its relatives. They learn from fixed comparisons; PPO's samples are $\pi$'s own, from wherever it has got to.
 - **The price of KL** is mostly a fixed $\beta$; the controller went out of use. Some put the KL into the loss in the place of the reward.
 - **Over-optimization** got its laws (Gao et al. 2022), and labels of models took the place of many people's (Bai et al. 2022b, constitutional AI).
 - **Rewards that can be checked**, such as an answer in mathematics or a test that runs, need no $r$, and can bear more optimization.
@@ -389,7 +389,7 @@ What has not changed: someone decides what is better, and a policy finds out wha
 ## Homework
 
 1. `python -m extras.paper figure 2` (or 3, 4) draws the paper's figures from stored runs; the texts are in `extras/results/README.md`. For each: which of the paper's findings are here, which are not, and what would you try?
-2. Put both signs wrong (`broken_runs.py` shows how to exchange a function). Predict score, true and KL first.
+2. Turn both signs, that of $r$ and that of the KL (`broken_runs.py` shows how to exchange a function). Predict the score, the true reward and the KL first.
 3. Halve $\beta$ again and again at `kl_target` 0, and read ten samples of each. Where would *you* stop? Where does the true reward say so?
 4. What did $\pi$ learn in your runs that nobody asked for? What would you have labelers look at?
 """
