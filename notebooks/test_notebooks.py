@@ -163,6 +163,28 @@ def test_a_wrong_shape_is_named():
     assert "(20000,)" in complaint
 
 
+def test_a_missing_result_and_an_update_of_nothing_are_named():
+    complaint = checks.complaint_about(lambda *given: ppo.policy_loss(*given)[0],
+                                       checks.POLICY_LOSS)
+    assert complaint == "it calls the project's own function; write it yourself"
+    complaint = checks.complaint_about(lambda now, old, A, clip: -A.mean(),
+                                       checks.POLICY_LOSS)
+    assert complaint == "it gives one result in place of 2 results"
+
+    class Idle:
+        def __init__(self, beta, target, K):
+            self.beta = beta
+
+        def update(self, kl):
+            return self.beta * 1.02
+
+    complaint = checks.complaint_about(Idle, checks.CONTROLLER)
+    assert complaint == "`update` leaves self.beta as it is"
+    complaint = checks.complaint_about(lambda r, tokens, lengths: (1.0, 0.0),
+                                       checks.NORMALIZE)
+    assert complaint == "it leaves r.gain and r.bias as they are"
+
+
 def test_the_students_function_takes_the_place_of_ours(capsys):
     def gae(rewards, values, lam):
         return ours(rewards, values, lam)
