@@ -233,7 +233,7 @@ for (name, curve), color in zip(curves.items(), colors):
     aside = {"less a baseline": 4, "8 steps, clipped": -5}.get(name, 0)
     course.at_end(ax, range(len(curve)), curve, name, color, dy=aside)
 course.limit(ax, best, "best possible", x=0.25)
-ax.set(xlabel="update (16 samples each)", ylabel="E[r] - beta KL", xlim=(0, 40),
+ax.set(xlabel="update (16 samples each)", ylabel="E[r] - beta KL", xlim=(0, 39),
        ylim=(None, best + 0.06))
 plt.show()
 for name, curve in curves.items():
@@ -437,13 +437,15 @@ said[updates] = say(pi)
 
 # %% [markdown]
 r"""
-Is it `rlhf.py`'s? The course's run was made by that script, from the same seed. (Another number of threads rounds differently, and a rounding can make another token.)
+Is it `rlhf.py`'s? The course's run was made by that script, from the same seed. (A sum taken in another order is rounded differently. One day a rounding makes another token, and from there on two runs part.)
 """
 
 # %%
 for key in ("score", "kl", "beta"):
-    gap = max(abs(ours[key] - theirs[key]) for ours, theirs in zip(plot.log, run.log))
-    print(f"largest difference of {key:5} to the run's own log: {gap:.0e}")
+    gaps = [abs(ours[key] - theirs[key]) for ours, theirs in zip(plot.log, run.log)]
+    same = next((i for i, gap in enumerate(gaps) if gap > 1e-4), updates)
+    print(f"{key:5} is that of the run's own log in the first {same} of {updates} updates; "
+          f"largest difference {max(gaps):.0e}")
 
 # %%
 for i in range(2):
@@ -495,7 +497,7 @@ for ax, (task, rows) in zip(axes, critic.items()):
     ax.plot(*zip(*known), "o-", color=course.VALUE)
     for row in rows:
         if row["EV"] is None:
-            course.limit(ax, row["share"], "no critic: 4 responses to a query", x=0.62)
+            course.limit(ax, row["share"], "no critic", x=0.3)
         else:
             offset = (6, 5) if row["short"] == "own trunk" else (6, -12)
             ax.annotate(row["short"], (row["EV"], row["share"]), offset,
