@@ -344,8 +344,8 @@ def facts_of_2(said):
     assert value_after("read at the last real token  by", said) == 0
     assert value_after("read at the padded end       by", said) > 0.05
     assert value_after("correlation of r and the true reward:", said) > 0.6
-    losses = re.findall(r"epochs: loss (\d\.\d+) on the labels of the last one, "
-                        r"(\d\.\d+) held out", said)
+    losses = re.findall(r"epochs: \d; loss (\d\.\d+) on the labels, in the last, "
+                        r"and (\d\.\d+) held out", said)
     seen, unseen = zip(*[(float(a), float(b)) for a, b in losses])
     assert seen[0] > seen[1] > seen[2] and unseen[2] > unseen[0]
 

@@ -33,7 +33,7 @@ course.style()
 run = course.small_run()               # about a minute the first time
 cfg, rho, tokenizer, sampling = run.cfg, run.rho, run.tokenizer, run.sampling
 train, held_out = run.train, run.held_out
-print(f"{len(train)} comparisons to learn from, {len(held_out)} held out")
+print(f"{len(train):,} comparisons to learn from, {len(held_out)} held out")
 
 # %% [markdown]
 r"""
@@ -358,7 +358,7 @@ course.limit(ax, best["best_loss"], "best possible, held out")
 ax.set(xlabel="epochs", ylabel="loss (nats)", xticks=list(by_epochs), xlim=(0.8, 5.6))
 plt.show()
 for epochs, one in by_epochs.items():
-    print(f"{epochs} epochs: loss {one['seen']:.3f} on the labels of the last one, "
+    print(f"epochs: {epochs}; loss {one['seen']:.3f} on the labels, in the last, and "
           f"{one['loss']:.3f} held out")
 
 # %% [markdown]
