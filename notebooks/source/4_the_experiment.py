@@ -319,7 +319,7 @@ optimizer = torch.optim.Adam([theta], lr=0.02)
 log_opt = (log_rho + r / beta).log_softmax(dim=0)
 y = torch.multinomial(log_rho.exp(), 4 * 50_000, replacement=True).view(-1, 4)
 b = torch.multinomial(r[y].softmax(dim=1), 1)[:, 0]        # labelers with no other noise
-for step in range(400):
+for step in course.Progress("DPO in a world of 25")(range(400)):
     loss = checks.dpo_loss(theta.log_softmax(dim=0)[y], log_rho[y], b, beta)
     optimizer.zero_grad()
     loss.backward()

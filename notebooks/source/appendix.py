@@ -64,7 +64,7 @@ for n in sizes:
     cost.append(sum(len(t.encode(passage)) for passage in parts["evaluation"]) / words)
 fig, ax = plt.subplots(figsize=(6, 2.8))
 ax.plot(sizes, cost, "o-", color=course.PI)
-course.limit(ax, 1 + periods, "one a word, one a period", x=0.4)
+course.limit(ax, 1 + periods, "one a word, one a period", x=0.345)
 ax.set(xlabel="vocabulary (tokens)", ylabel="tokens per word", ylim=(0, 6))
 plt.show()
 print(f"tokens per word: {cost[0]:.2f} with bytes alone, {cost[-1]:.2f} with {sizes[-1]}")
