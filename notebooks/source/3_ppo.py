@@ -444,8 +444,8 @@ Is it `rlhf.py`'s? The course's run was made by that script, from the same seed.
 for key in ("score", "kl", "beta"):
     gaps = [abs(ours[key] - theirs[key]) for ours, theirs in zip(plot.log, run.log)]
     same = next((i for i, gap in enumerate(gaps) if gap > 1e-4), updates)
-    print(f"{key:5} is that of the run's own log in the first {same} of {updates} updates; "
-          f"largest difference {max(gaps):.0e}")
+    print(f"{key:5} is that of the run's own log in the first {same} of {updates} "
+          f"updates; largest difference {max(gaps):.0e}")
 
 # %%
 for i in range(2):

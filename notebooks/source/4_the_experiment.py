@@ -105,7 +105,8 @@ for noise in (0.0, 0.3):
         runs = [room(K, noise, seed) for seed in range(20)]
         whole = statistics.mean(off(kls) for kls in runs)
         late = statistics.mean(off(kls[96:]) for kls in runs)
-        print(f"noise {noise:.1f}, K = {K:<6g}        {whole:5.2f}            {late:5.2f}")
+        print(f"noise {noise:.1f}, K = {K:<6g}        {whole:5.2f}            "
+              f"{late:5.2f}")
 
 # %% [markdown]
 r"""
