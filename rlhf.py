@@ -261,6 +261,8 @@ def load_checkpoint(folder, pi, optimizer, to_zero, kl_control, progress):
         elif saved["device"] == "mps":
             torch.mps.set_rng_state(saved["random"][1])
         progress.started -= saved["seconds"]
+        if type(saved["done"]) is not int or not 0 < kl_control.beta < math.inf:
+            raise ValueError("update or beta")
         return saved["done"]
 
 
@@ -277,7 +279,10 @@ def random_state(device):
 
 def open_metrics(path, done):
     """metrics.jsonl, open to add to the lines of the updates that are done."""
-    lines = path.read_text().splitlines(keepends=True) if done else []
+    lines = []
+    if done:
+        with reading(path):
+            lines = path.read_text("utf-8").splitlines(keepends=True)
     if len(lines) < done:
         raise UserError(f"{path} has {len(lines)} lines, but checkpoint.pt is of update "
                         f"{done}; delete checkpoint.pt to start PPO again")
@@ -515,9 +520,11 @@ def whole_file(path):
     part = path.with_name(path.name + ".part")
     try:
         yield part
-    except RuntimeError as e:                            # torch.save, on a full disk
-        raise UserError(f"{path} cannot be written: {e}") from None
-    os.replace(part, path)
+        os.replace(part, path)
+    except RuntimeError:                                 # torch.save's, on a full disk
+        raise UserError(f"{path} cannot be written whole; is the disk full?") from None
+    finally:
+        part.unlink(missing_ok=True)                     # of what was not written whole
 
 
 @contextmanager
@@ -568,9 +575,11 @@ def load_saved(path):
     pickled in it is run."""
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, MemoryError):
+    except MemoryError:
         raise
-    except Exception:            # torch's own words advise to run what is in the file
+    except Exception as e:       # torch's own words advise to run what is in the file
+        if isinstance(e, OSError) and e.filename:        # not there, or not readable
+            raise
         saved = None
     if not isinstance(saved, dict):
         raise UserError(f"{path} is cut short, damaged, or not a file of tensors alone "
@@ -864,6 +873,8 @@ def open_closed_streams():
         sys.stdout = open(os.devnull, "w")
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull)
     if hasattr(sys.stdout, "reconfigure"):       # for a terminal without every letter
         sys.stdout.reconfigure(errors="backslashreplace")
     if hasattr(sys.stdin, "reconfigure"):        # for input that is not UTF-8

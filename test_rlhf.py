@@ -1874,11 +1874,17 @@ def test_closed_streams_are_no_traceback(monkeypatch):
     assert rlhf.main(["--task", "joy"]) == 2
 
 
+def test_a_closed_input_asks_for_no_prompt(copy_of_run, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert rlhf.main(["sample", "--out", str(copy_of_run)]) == 0
+
+
 def test_a_full_disk_is_one_sentence(tmp_path):
-    with pytest.raises(text.UserError, match="a.pt cannot be written: unexpected pos"):
-        with rlhf.whole_file(tmp_path / "a.pt"):
+    with pytest.raises(text.UserError, match="a.pt cannot be written whole; is the disk full"):
+        with rlhf.whole_file(tmp_path / "a.pt") as part:
+            part.write_text("so much found room")
             raise RuntimeError("unexpected pos")             # what torch.save says of it
-    assert not (tmp_path / "a.pt").exists()
+    assert not list(tmp_path.iterdir()), "and takes no room"
 
 
 def test_too_little_memory_is_one_sentence(copy_of_run, monkeypatch, capsys):

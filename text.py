@@ -130,8 +130,11 @@ def read_documents(path):
     Names that start with a period are other programs' files, and are skipped."""
     paths = [path]
     if path.is_dir():
-        paths = [file for file in sorted(path.rglob("*.txt")) if file.is_file() and not
+        paths = [file for file in sorted(path.rglob("*"))
+                 if file.suffix.lower() == ".txt" and file.is_file() and not
                  any(name.startswith(".") for name in file.relative_to(path).parts)]
+    elif path.exists() and not path.is_file():
+        raise UserError(f"{path}: not a file, and it has to be read twice; save it first")
     if not paths:
         raise UserError(f"{path}: no file *.txt in this folder")
     documents = []
@@ -162,13 +165,17 @@ def read_passages(path):
     passages = []
     for document in read_documents(path):
         passages += split_into_passages(document)
-    n = sum(len(regex.findall(r"\.(?= |$)", passage)) for passage in passages)
+    # Behind another mark a period is a part of its token, as in "...".
+    end = regex.compile(r"(?<![^\s\p{L}\p{N}])\.(?= |$)")
+    n = sum(len(end.findall(passage)) for passage in passages)
     if n < 100:
         counts = {mark: sum(passage.count(mark) for passage in passages)
-                  for mark in "?!;。？！।"}
+                  for mark in ".?!;…。．｡？！।॥؟۔։።"}
+        all_periods = counts.pop(".")
         others = ", ".join(f"{count:,} {mark}" for mark, count in counts.items() if count)
-        raise UserError(f"{path}: {n} of its periods end a sentence, and at least 100 "
-                        f"must; no other mark ends one (there are: {others or 'none'})")
+        raise UserError(f"{path}: {n} of its {all_periods:,} periods stand between a word "
+                        "and a space, and so end a sentence; at least 100 must, and no "
+                        f"other mark ends one (there are: {others or 'none'})")
     return passages
 
 

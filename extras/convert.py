@@ -19,6 +19,7 @@ import csv
 import io
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -35,8 +36,6 @@ def comparison_of(entry):
     """The Comparison of a dictionary, in any of the layouts."""
     if not isinstance(entry, dict):
         raise ValueError("not a dictionary")
-    if "sample4" in entry:
-        raise ValueError("more than four samples")
     if "chosen" in entry and "rejected" in entry:
         entry = pair_of_texts(entry)
     elif "summaries" in entry:
@@ -61,9 +60,10 @@ def pair_of_texts(entry):
             query = common[:common.rindex(TURN) + len(TURN)]
         else:
             query = common[:common.rfind(" ") + 1]
-    samples = [text.removeprefix(query).strip() for text in (chosen, rejected)]
-    return {"query": query.strip(), "sample0": samples[0], "sample1": samples[1],
-            "best": 0}
+    if chosen.startswith(query) and rejected.startswith(query):
+        chosen, rejected = chosen[len(query):], rejected[len(query):]
+    return {"query": query.strip(), "sample0": chosen.strip(),
+            "sample1": rejected.strip(), "best": 0}
 
 
 def pair_of_summaries(entry):
@@ -81,23 +81,45 @@ def pair_of_summaries(entry):
 # --- files ------------------------------------------------------------------------------
 
 def entries_of(path):
-    """The dictionaries of a CSV, a JSON list, or lines of JSON; with their numbers."""
+    """The dictionaries of a CSV, a JSON list, or lines of JSON."""
     text = path.read_bytes().decode("utf-8-sig")
     if path.suffix.lower() == ".csv":
-        rows = list(csv.DictReader(io.StringIO(text, newline="")))
-        for row in rows:
-            if str(row.get("best")).isdigit():
-                row["best"] = int(row["best"])
-        return rows
+        return rows_of(text)
     if text.lstrip().startswith("["):
         return json.loads(text)
-    return [json.loads(line) for line in text.split("\n") if line.strip()]
+    entries = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                entries.append(json.loads(line))
+            except ValueError as e:
+                raise UserError(f"{path}, line {number}: not JSON ({e})") from None
+    return entries
+
+
+def rows_of(text):
+    """The rows of a CSV as dictionaries. Where a comma is the decimal mark, programs write
+    semicolons between the columns, and some say so in a line before the header."""
+    text = re.sub(r"^sep=.\s*\n", "", text)
+    header = text.partition("\n")[0]
+    delimiter = max(",;\t", key=header.count)
+    csv.field_size_limit(2 ** 31 - 1)
+    table = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    table.fieldnames = [name.strip() for name in table.fieldnames or []]
+    rows = [row for row in table if any(row.values())]       # not those that are empty
+    for row in rows:
+        best = str(row.get("best")).strip()
+        if best.isdecimal():
+            row["best"] = int(best)
+    return rows
 
 
 def read(path):
     """The comparisons of a file in any of the layouts. UserError names a bad entry."""
     try:
         entries = entries_of(path)
+    except UnicodeDecodeError as e:
+        raise UserError(f"{path}: not UTF-8 text ({e.reason}, byte {e.start})") from None
     except (ValueError, RecursionError, csv.Error) as e:
         raise UserError(f"{path}: neither a CSV nor JSON ({e})") from None
     comparisons = []

@@ -50,6 +50,9 @@ from reward import RewardModel, learned_reward, split_comparisons
 from text import QuerySampler, UserError
 
 
+TORCHRUNS = ["LOCAL_RANK", "LOCAL_WORLD_SIZE", "RANK", "WORLD_SIZE", "MASTER_PORT"]
+
+
 # --- what several processes add ---------------------------------------------------------
 
 def average_gradients(model):
@@ -216,7 +219,7 @@ def read_options(argv):
 def main(argv=None):
     """Run on this rank; return 0, or 2 after one sentence."""
     try:
-        if "LOCAL_RANK" not in os.environ:
+        if not all(os.environ.get(name, "").isdecimal() for name in TORCHRUNS):
             raise UserError("start it with torchrun --nproc_per_node N -m "
                             "extras.distributed; its options are --micro_batches, "
                             "--bfloat16 and those of python rlhf.py --help")
@@ -247,7 +250,7 @@ def main(argv=None):
         return 0
     except KeyboardInterrupt:
         print("\nextras.distributed: stopped", file=sys.stderr)
-    except (UserError, FloatingPointError, OSError, ValueError) as e:
+    except (UserError, FloatingPointError, OSError, ValueError, dist.DistError) as e:
         print(f"extras.distributed: {e}", file=sys.stderr)
     return 2
 

@@ -172,6 +172,6 @@ def test_a_run_is_gone_on_with_in_the_way_it_was_begun(tmp_path):
 
 
 def test_without_torchrun_it_says_how_to_start(monkeypatch, capsys):
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setenv("LOCAL_RANK", "0")        # alone it is not torchrun's
     assert distributed.main([]) == 2
     assert "start it with torchrun --nproc_per_node N" in capsys.readouterr().err

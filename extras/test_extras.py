@@ -8,6 +8,7 @@ import contextlib
 import functools
 import http.server
 import json
+import os
 import math
 import random
 import re
@@ -137,11 +138,16 @@ def test_safetensors_by_hand(tmp_path):
     assert data[8 + n:] == np.array([1, 2], "<f4").tobytes()
 
 
-def test_heads_have_64_channels_where_nothing_tells(tokenizer, tmp_path):
-    m = GPT(vocab_size=300, block_size=8, n_layer=1, n_head=2, n_embd=128)
+def test_heads_are_known_of_gpt2s_sizes_alone(tokenizer, tmp_path):
+    m = GPT(vocab_size=300, block_size=8, n_layer=1, n_head=12, n_embd=768)
     folder = published(m, tokenizer, tmp_path / "m")
     (folder / "config.json").unlink()
     assert gpt2.read_gpt2(folder / "model.safetensors").shape == m.shape
+    m = GPT(vocab_size=300, block_size=8, n_layer=1, n_head=4, n_embd=128)
+    folder = published(m, tokenizer, tmp_path / "n")
+    (folder / "config.json").unlink()
+    with pytest.raises(UserError, match="nothing says how many heads its 128 channels have"):
+        gpt2.read_gpt2(folder / "model.safetensors")
 
 
 def test_no_dropout_for_whoever_trains_it_on(model, tokenizer, tmp_path):
@@ -173,6 +179,7 @@ def test_transformers_opens_what_we_write_and_agrees(model, tokenizer, tmp_path)
     (lambda data: b"", "0 bytes"),
     (lambda data: b"\xff" * 99, "cut short or not safetensors"),
     (lambda data: data.replace(b'"F32"', b'"Q32"', 1), "not a header of safetensors"),
+    (lambda data: data.replace(b'"shape": [300, 16]', b'"shape": [Infinity]', 1), "Overflow"),
     (lambda data: data.replace(b"[300, 16]", b"[301, 16]"), "which is not [301, 16]"),
     (lambda data: data.replace(b'"data_offsets": [0, ', b'"data_offsets": [9, '),
      "which is not"),
@@ -264,13 +271,33 @@ def saved_as(change, model, tokenizer, folder):
     (lambda t: {"model": {f"_orig_mod.transformer.{name}":
                           a.T if name.endswith(gpt2.TRANSPOSED) else a
                           for name, a in t.items()},
-                "iter_num": 5, "model_args": {"n_head": 2}}, "")])
+                "iter_num": 5, "model_args": {"n_head": 2}}, ""),
+    (lambda t: {"epoch": 1, "state_dict": {f"model.transformer.{name}": a
+                                           for name, a in t.items()}}, ""),
+    (lambda t: {"_fsdp_wrapped_module.transformer." + name.replace(
+        ".attn.", "._checkpoint_wrapped_module.attn."): a for name, a in t.items()}, ""),
+    (lambda t: {f"base_model.model.transformer.{name}": a for name, a in t.items()}, "")])
 def test_the_gpt2_in_other_programs_files(change, left, model, tokenizer, tmp_path, capsys):
     folder = saved_as(change, model, tokenizer, tmp_path / "m")
     again = gpt2.read_gpt2(gpt2.weights_file(str(folder)))
     assert torch.equal(again(tokens_of(2, 9)), model(tokens_of(2, 9)))
     said = capsys.readouterr().out
     assert ("left out of" in said) == bool(left) and left in said
+
+
+@pytest.mark.parametrize("change, words", [
+    (lambda t: {**t, "h.0.attn.c_attn.lora_A.default.weight": torch.ones(2, 16)}, "LoRA"),
+    (lambda t: {**{f"actor.{name}": a for name, a in t.items()},
+                **{f"critic.{name}": a for name, a in t.items()}}, "two models"),
+    (lambda t: {**t, "h.0.mlp.c_fc.weight": torch.ones(16, 64, dtype=torch.int8)},
+     "h.0.mlp.c_fc.weight does not hold plain numbers (it is torch.int8)"),
+    (lambda t: {**t, "wte.weight": t["wte.weight"].to("meta")}, "not hold plain numbers"),
+    (lambda t: {**t, "lm_head.bias": torch.ones(300)}, "not a GPT-2 (lm_head.bias)"),
+    (lambda t: {name: a for name, a in t.items() if "h.1." not in name}, "1 of 2 layers")])
+def test_what_would_be_another_model_is_refused(change, words, model, tokenizer, tmp_path):
+    folder = saved_as(change, model, tokenizer, tmp_path / "m")
+    with pytest.raises(UserError, match=re.escape(words)):
+        gpt2.read_gpt2(folder / "pytorch_model.bin")
 
 
 def test_nanogpts_file_says_its_heads_itself(model, tokenizer, tmp_path):
@@ -372,10 +399,10 @@ def test_transformers_samples_as_we_do(model, tokenizer, tmp_path):
     assert (shares - ours).abs().max() < 0.02, "at the temperature 0.7, of all tokens"
 
 
-def newer_tokenizer(ids, **changed):
+def newer_tokenizer(ids, merges=(), **changed):
     """What a tokenizer.json holds that makes GPT-2's pieces."""
     return {"normalizer": None, "pre_tokenizer": {"type": "ByteLevel"}, "added_tokens": [],
-            "model": {"type": "BPE", "vocab": ids, "merges": []}, **changed}
+            "model": {"type": "BPE", "vocab": ids, "merges": merges}, **changed}
 
 
 def test_tokens_of_newer_and_of_damaged_folders(tokenizer, tmp_path):
@@ -384,9 +411,16 @@ def test_tokens_of_newer_and_of_damaged_folders(tokenizer, tmp_path):
     (tmp_path / "vocab.json").unlink()
     newer = tmp_path / "tokenizer.json"
     with_end = {**ids, "<|endoftext|>": len(ids)}    # as GPT-2's
-    newer.write_text(json.dumps(newer_tokenizer(with_end)))
     weights = tmp_path / "model.safetensors"
-    assert gpt2.choose_tokenizer(None, weights).tokens == tokenizer.tokens
+    merges = gpt2.read_merges(tmp_path)
+    lines = [" ".join(pair) for pair in merges]      # as they were written before 2024
+    for pairs in (merges, lines):
+        newer.write_text(json.dumps(newer_tokenizer(with_end, pairs)))
+        assert gpt2.choose_tokenizer(None, weights).tokens == tokenizer.tokens
+    for pairs in ([], [pair for pair in merges if "".join(pair) != "".join(merges[9])]):
+        newer.write_text(json.dumps(newer_tokenizer(with_end, pairs)))
+        with pytest.raises(UserError, match="tokens come from no merge"):
+            gpt2.choose_tokenizer(None, weights)
     without_e = {name: i for name, i in ids.items() if name != "e"}
     twice = {**ids, "e": ids["f"]}
     for bad in (without_e, {name: i + 1 for name, i in ids.items()}, twice, {}, {"a": 7}):
@@ -403,7 +437,8 @@ def test_ids_that_stand_for_no_bytes(tokenizer, tmp_path):
     first = {"<|endoftext|>": 0, **{name: i + 1 for name, i in ids.items()}}
     added = [{"id": 0, "content": "<|endoftext|>"}]
     path = tmp_path / "tokenizer.json"
-    path.write_text(json.dumps(newer_tokenizer(first, added_tokens=added)))
+    merges = gpt2.read_merges(tmp_path)
+    path.write_text(json.dumps(newer_tokenizer(first, merges, added_tokens=added)))
     again = gpt2.read_tokenizer(path)
     assert again.tokens == [b"", *tokenizer.tokens]
     said = [i + 1 for i in tokenizer.encode("Tom came.")]
@@ -413,7 +448,31 @@ def test_ids_that_stand_for_no_bytes(tokenizer, tmp_path):
     assert gpt2.read_tokenizer(tmp_path / "again" / "vocab.json").tokens == again.tokens
 
 
+def test_special_tokens_before_and_behind_the_others(tokenizer, tmp_path):
+    gpt2.write_tokenizer(tmp_path, tokenizer)
+    ids = json.loads((tmp_path / "vocab.json").read_text("utf-8"))
+    vocab = {"<s>": 0, "<pad>": 1, **{name: i + 2 for name, i in ids.items()}}
+    added = [{"id": 0, "content": "<s>"}, {"id": 1, "content": "<pad>", "special": True},
+             {"id": len(vocab), "content": "<mask>"},
+             {"id": len(vocab) + 1, "content": "<end>"}]     # not in the vocabulary
+    path = tmp_path / "tokenizer.json"
+    given = newer_tokenizer(vocab, gpt2.read_merges(tmp_path), added_tokens=added)
+    path.write_text(json.dumps(given))
+    again = gpt2.read_tokenizer(path)
+    assert again.tokens == [b"", b"", *tokenizer.tokens, b""], "and one without a place"
+    (tmp_path / "again").mkdir()
+    gpt2.write_tokenizer(tmp_path / "again", again)
+    written = json.loads((tmp_path / "again" / "vocab.json").read_text("utf-8"))
+    assert sorted(written.values()) == list(range(len(again.tokens))), "every id has a name"
+    assert gpt2.read_tokenizer(tmp_path / "again" / "vocab.json").tokens == again.tokens[:-1]
+
+
 @pytest.mark.parametrize("changed, words", [
+    ({"added_tokens": [{"content": "Mara", "special": False}]}, "its added_tokens,"),
+    ({"added_tokens": [{"content": "!", "special": True}]}, "its added_tokens,"),
+    ({"post_processor": {"type": "TemplateProcessing"}}, "its post_processor,"),
+    ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+        {"type": "Digits"}, {"type": "ByteLevel"}]}}, "its pre_tokenizer,"),
     ({"normalizer": {"type": "Lowercase"}}, "its normalizer,"),
     ({"pre_tokenizer": {"type": "Whitespace"}}, "its pre_tokenizer,"),
     ({"pre_tokenizer": None}, "its pre_tokenizer,"),
@@ -842,7 +901,7 @@ def test_rho_reads_not_one_passage_of_the_other_parts(monkeypatch, tmp_path):
 def test_text_from_a_file_or_a_folder(tmp_path):
     (tmp_path / "deep").mkdir()
     (tmp_path / "a.txt").write_bytes("\ufeffOne\r\nday.\r\n".encode())
-    (tmp_path / "deep" / "b.txt").write_text("Zoë  came.\n\nLate.", "utf-8")
+    (tmp_path / "deep" / "b.TXT").write_text("Zoë  came.\n\nLate.", "utf-8")
     (tmp_path / "c.png").write_bytes(b"\x89PNG")
     assert text.read_documents(tmp_path / "a.txt") == ["One day."]
     assert text.read_documents(tmp_path) == ["One day.", "Zoë came. Late."]
@@ -852,6 +911,13 @@ def test_text_from_a_file_or_a_folder(tmp_path):
     (tmp_path / ".copy" / "a.txt").write_text("One day.")
     (tmp_path / "old.txt").mkdir()
     assert text.read_documents(tmp_path) == ["One day.", "Zoë came. Late."]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such pipes")
+def test_a_pipe_which_can_be_read_but_once_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe: not a file, and it has to be read twice"):
+        text.read_documents(tmp_path / "pipe")
 
 
 def test_where_a_document_ends(tmp_path):
@@ -878,7 +944,9 @@ def test_periods_with_a_space_before_them_end_sentences():
 
 
 @pytest.mark.parametrize("content, words", [
-    (b"", "0 of its periods end"), (b"One sentence.", "1 of its periods end a sentence"),
+    (b"", "0 of its 0 periods"), (b"One sentence.", "1 of its 1 periods stand between"),
+    (b"Who ran... They (all) ran. " * 99, "99 of its 396 periods"),
+    (("He ran.\u201d " * 300).encode(), "0 of its 300 periods"),
     (b"Who ran? " * 3000, "(there are: 3,000 ?)"),
     ("狗叫了。".encode() * 300, "(there are: 300 。)"),
     (b"One day. " * 200, "5 passages are too few"),
@@ -916,9 +984,11 @@ def test_pairs_of_other_collections(tmp_path):
     read = read_comparisons(converted(tmp_path, "hh.jsonl", lines, "a.jsonl"))
     query = "Human: Is 1 odd?\n\nAssistant:"
     assert read[1] == Comparison(query, ["I say so.", "I do not."], 0) and len(read) == 3
-    prompt = {"prompt": "Tell.", "chosen": "Tell. Yes.", "rejected": "No."}
-    read = read_comparisons(converted(tmp_path, "p.json", json.dumps([prompt]), "b.jsonl"))
-    assert read == [Comparison("Tell.", ["Yes.", "No."], 0)]
+    prompts = [{"prompt": "Tell.", "chosen": "Tell. Yes.", "rejected": "Tell. No."},
+               {"prompt": "Yes", "chosen": "Yes, it is.", "rejected": "No."}]
+    read = read_comparisons(converted(tmp_path, "p.json", json.dumps(prompts), "b.jsonl"))
+    assert read == [Comparison("Tell.", ["Yes.", "No."], 0),
+                    Comparison("Yes", ["Yes, it is.", "No."], 0)]
     feedback = {"info": {"post": " A long post.", "title": "t"}, "choice": 1,
                 "summaries": [{"text": " short", "policy": "a"}, {"text": "shorter"}]}
     read = read_comparisons(converted(tmp_path, "f.json", json.dumps(feedback), "c.jsonl"))
@@ -937,15 +1007,27 @@ def test_a_table_and_back(tmp_path):
     assert read_comparisons(again) == comparisons
 
 
+@pytest.mark.parametrize("head, mark", [("", ","), ("sep=;\n", ";"), ("", "\t"), ("", ", ")])
+def test_tables_of_spreadsheets(head, mark, tmp_path):
+    rows = [["query", "sample0", "sample1", "best"], ["q", "a", "b", "1"], [""] * 4,
+            ["r", '"c,\nd"', "e" * 200_000, "0 "]]
+    text = head + "\r\n".join(mark.strip(" ").join(row) if i else mark.join(row)
+                               for i, row in enumerate(rows))
+    read = read_comparisons(converted(tmp_path, "t.csv", text))
+    assert read == [Comparison("q", ["a", "b"], 1), Comparison("r", ["c,\nd", "e" * 200_000], 0)]
+
+
 @pytest.mark.parametrize("name, content, words", [
     ("a.jsonl", '{"chosen": "a", "rejected": 3}', "entry 1: chosen and rejected must be"),
     ("a.jsonl", '{"prompt": 5, "chosen": "a", "rejected": "b"}', "entry 1: prompt must be"),
-    ("a.jsonl", "[1]", "entry 1: not a dictionary"), ("a.jsonl", "{", "neither a CSV nor"),
+    ("a.jsonl", "[1]", "entry 1: not a dictionary"),
+    ("a.jsonl", '\n{"query": "q"},', "a.jsonl, line 2: not JSON"),
+    ("a.json", "[{]", "neither a CSV nor"),
     ("a.jsonl", '{"chosen": "x y", "rejected": "z"}', "the query is empty"),
     ("a.jsonl", '{"summaries": [{"text": "a"}], "info": {"post": "b"}}', "two summaries"),
     ("a.csv", "query,sample0\nq,a", "'sample1' is missing"),
     ("a.csv", "query,sample0,sample1,best\nq,a,b,2", "best is 2"),
-    ("b.CSV", "query,sample0,sample1,sample2,sample3,sample4,best\nq,a,b,c,d,e,0", "more than"),
+    ("b.CSV", "query,sample0,sample1,sample2,sample3,sample4,best\nq,a,b,c,d,e,0", "not a comparison"),
     ("a.csv", "", "no comparisons")])
 def test_comparisons_that_cannot_be_converted(name, content, words, tmp_path, capsys):
     (tmp_path / name).write_text(content, "utf-8")
