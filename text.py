@@ -13,6 +13,7 @@ Omitted: a token for the end of a text. rho learns from windows that lie within 
 passage, and a query with its response is no longer than a window.
 """
 
+import warnings
 from collections import Counter, defaultdict
 
 import regex        # comes with tiktoken, and knows the \p{L} of GPT-2's pattern
@@ -122,10 +123,11 @@ ABBREVIATIONS = regex.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|Jr|Sr|Prof|Rev|Capt|Col|Gen
 
 
 def read_documents(path):
-    """The documents of a file, or of all the files *.txt in a folder and its folders, in
-    one line each. A file ends its document, and so does <|endoftext|>.
+    """The documents of a file, or of all the files *.txt in a folder and its folders,
+    each with its white space reduced to single spaces. A file is one document, or
+    several with <|endoftext|> between them.
 
-    Names that start with a period are other programs' files, and are left out."""
+    Names that start with a period are other programs' files, and are skipped."""
     paths = [path]
     if path.is_dir():
         paths = [file for file in sorted(path.rglob("*.txt")) if file.is_file() and not
@@ -147,8 +149,8 @@ def read_documents(path):
 
 
 def split_into_passages(document, sentences=40):
-    """A document as passages of so many sentences, for want of the author's divisions."""
-    document = regex.sub(r" \.(?= |$)", ".", document)           # cut into tokens before
+    """A document as passages of so many sentences, for plain text marks no chapters."""
+    document = regex.sub(r" \.(?= |$)", ".", document)           # spaces before periods
     document = ABBREVIATIONS.sub(lambda match: match[0].replace(".", ""), document)
     parts = regex.split(r"(?<=\.) ", document)
     return [" ".join(parts[i:i + sentences]) for i in range(0, len(parts), sentences)]
@@ -287,12 +289,16 @@ def collate(comparisons, tokenizer, block_size):
     """Comparisons (see reward.py) as tokens (N, K, S), padded on the right, their lengths
     (N, K), and best (N,).
 
-    What is longer than the model's block_size loses its beginning."""
-    rows = []
+    What is longer than the model's block_size loses its beginning, with a warning."""
+    rows, too_long = [], 0
     for c in comparisons:
         query = tokenizer.encode(c.query)
         both = [query + tokenizer.encode(sample) for sample in c.samples]
+        too_long += sum(len(ids) > block_size for ids in both)
         rows.append([ids[-block_size:] for ids in both])
+    if too_long:
+        warnings.warn("samples that with their queries are longer than the model's "
+                      f"{block_size} positions: {too_long}; their beginnings are left out")
     lengths = torch.tensor([[len(ids) for ids in row] for row in rows])
     tokens = torch.zeros(*lengths.shape, int(lengths.max()), dtype=torch.long)
     for n, row in enumerate(rows):

@@ -2,7 +2,7 @@
 convert.py: other people's comparisons as a labels.jsonl, and a labels.jsonl as a table.
 
 Paper: Ziegler et al. 2019, 2 (eq. 1). Of two samples it is the loss of Bradley and Terry,
-which later work has (Stiennon et al. 2020; Bai et al. 2022).
+which later work uses (Stiennon et al. 2020; Bai et al. 2022).
 In:  a CSV; lines of JSON with "chosen" and "rejected", as Anthropic's hh-rlhf, or as
      OpenAI's summarize-from-feedback; a labels.jsonl
 Out: a labels.jsonl for rlhf.py --labels, or a CSV
@@ -10,8 +10,8 @@ Out: a labels.jsonl for rlhf.py --labels, or a CSV
     python -m extras.convert harmless.jsonl --to out/pairs.jsonl
     python -m extras.convert out/pairs.jsonl --to pairs.csv
 
-What a file is, its ending and its fields tell. Omitted: downloads (fetch the file by
-other means), and files packed with gzip.
+The layout is known by the file's ending and its fields. Omitted: downloads (fetch the
+file by other means), and files packed with gzip.
 """
 
 import argparse
@@ -35,6 +35,8 @@ def comparison_of(entry):
     """The Comparison of a dictionary, in any of the layouts."""
     if not isinstance(entry, dict):
         raise ValueError("not a dictionary")
+    if "sample4" in entry:
+        raise ValueError("more than four samples")
     if "chosen" in entry and "rejected" in entry:
         entry = pair_of_texts(entry)
     elif "summaries" in entry:
@@ -43,8 +45,10 @@ def comparison_of(entry):
 
 
 def pair_of_texts(entry):
-    """{"chosen", "rejected"}, whole texts with a beginning in common, or with it as
-    "prompt"."""
+    """{"chosen", "rejected"}: two responses to a "prompt", or two whole texts.
+
+    Then the query is what both begin with: to their last "Assistant:", or else to the
+    last space. Words with which both responses begin are lost to the query."""
     chosen, rejected = entry["chosen"], entry["rejected"]
     if not isinstance(chosen, str) or not isinstance(rejected, str):
         raise ValueError("chosen and rejected must be texts")
@@ -79,7 +83,7 @@ def pair_of_summaries(entry):
 def entries_of(path):
     """The dictionaries of a CSV, a JSON list, or lines of JSON; with their numbers."""
     text = path.read_bytes().decode("utf-8-sig")
-    if path.suffix == ".csv":
+    if path.suffix.lower() == ".csv":
         rows = list(csv.DictReader(io.StringIO(text, newline="")))
         for row in rows:
             if str(row.get("best")).isdigit():
@@ -129,6 +133,8 @@ def main(argv=None):
         parser.add_argument("--to", required=True, help="the .jsonl or .csv to make")
         options = parser.parse_args(argv)
         to = Path(options.to)
+        if to.suffix not in (".jsonl", ".csv"):
+            raise UserError(f"{to} is neither a .jsonl nor a .csv; give another --to")
         if to.exists():
             raise UserError(f"{to} is there already; give another --to")
         comparisons = read(Path(options.file))

@@ -2,15 +2,15 @@
 distributed.py: rlhf.py with PPO on several processes, for a machine that is outgrown.
 
 Papers: Ziegler et al. 2019, 2.2 (PPO). The released code ran on 8 GPUs in this way.
-In:  rlhf.py's options     Out: rlhf.py's folder of a run
+In:  rlhf.py's options     Out: rlhf.py's folder of a run, and distributed.json there
 
     torchrun --nproc_per_node 2 -m extras.distributed --out out/two
 
 Process 0 ("rank 0") runs rlhf.py. When PPO's turn comes, all join in: each samples and
 scores its own share of the batch, with its own seed, and trains its own copy of pi and V.
 After every backward pass their gradients are averaged, so the copies stay the same. The
-reward and the KL that move beta are of all ranks; rank 0 writes. By gloo on CPUs, NCCL
-where every rank has a GPU.
+reward and the KL that move beta are of all ranks; rank 0 writes. It runs on GPUs where
+every process of a machine has one (by NCCL), else on CPUs (gloo), whatever --device says.
 
 What differs from one process: rewards and advantages are whitened over a rank's share, as
 in the released code, not over the batch; and a mean over the tokens of a minibatch is a
@@ -21,7 +21,8 @@ bfloat16, their weights stay float32: on a GPU much faster (on a CPU slower). Th
 sampler's and the scorer's probabilities then agree less well.
 
 Omitted: a model that does not fit on one device; checkpoints of PPO (rlhf.py's are of one
-process: a stopped run starts PPO again).
+process). A stopped run starts PPO again, by the same torchrun command: rlhf.py alone
+would train pi in one process.
 """
 
 import argparse
@@ -117,7 +118,7 @@ def train_policy(cfg, rho, reward, true, queries, sampling, progress):
     path = os.devnull
     if rank == 0:
         path = Path(cfg.out, "metrics.jsonl")
-        Path(cfg.out, "checkpoint.pt").unlink(missing_ok=True)   # rlhf.py's: not gone on
+        Path(cfg.out, "checkpoint.pt").unlink(missing_ok=True)   # of one process
     with open(path, "w") as metrics:
         for update in progress(range(updates)):
             query = sampler.sample(share.batch_size, group_size)
@@ -158,20 +159,35 @@ def join_in(cfg):
                  rlhf.Progress(""))
 
 
-def lead(cfg):
+def same_processes(path, options):
+    """A run goes on with the processes and the options that it was started with, which
+    config.json does not hold. UserError where they differ."""
+    if not path.exists():
+        rlhf.write_json(path, options)
+    saved = rlhf.read_json(path)
+    for name, value in options.items():
+        if saved.get(name) != value:
+            raise UserError(f"{path.parent} holds a run with {saved.get(name)!r} for "
+                            f"{name}, not {value!r}; give another --out")
+
+
+def lead(cfg, options):
     """What rank 0 does: rlhf.py, but for PPO, for which it calls the others."""
     def call_the_others(*arguments):
         dist.barrier()
         return train_policy(*arguments)
     rlhf.train_policy = call_the_others
     with rlhf.run_folder(cfg):
+        if not Path(cfg.out, "policy.pt").exists():
+            same_processes(Path(cfg.out, "distributed.json"),
+                           {"processes": dist.get_world_size(), **vars(options)})
         rlhf.run(cfg)
 
 
 # --- the command line -------------------------------------------------------------------
 
 def read_options(argv):
-    """rlhf.py's Config, and the number of micro-batches."""
+    """The options of this file, and rlhf.py's Config, checked against the processes."""
     parser = rlhf.Parser(prog="torchrun --nproc_per_node N -m extras.distributed",
                          description=__doc__, allow_abbrev=False,
                          formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -202,7 +218,8 @@ def main(argv=None):
     try:
         if "LOCAL_RANK" not in os.environ:
             raise UserError("start it with torchrun --nproc_per_node N -m "
-                            "extras.distributed; --help is rlhf.py's")
+                            "extras.distributed; its options are --micro_batches, "
+                            "--bfloat16 and those of python rlhf.py --help")
         local_rank = int(os.environ["LOCAL_RANK"])
         gpus = torch.cuda.device_count() >= int(os.environ["LOCAL_WORLD_SIZE"])
         if int(os.environ["RANK"]) > 0:
@@ -223,7 +240,7 @@ def main(argv=None):
         with torch.autocast(device.type, torch.bfloat16, enabled=options.bfloat16,
                             cache_enabled=False):
             if dist.get_rank() == 0:
-                lead(cfg)
+                lead(cfg, options)
             elif not policy_is_done:
                 join_in(cfg)
         dist.destroy_process_group()

@@ -9,8 +9,8 @@ Out: a rho.pt and a labels.jsonl for rlhf.py; folders that other readers of GPT-
     python -m extras.gpt2 labels sentiment --to out/released.jsonl
     python -m extras.gpt2 export out/sentiment-seed0
 
-The first one ends with the whole command to go on with; add --labels to it for the second
-one's. Here `path` is a Path, and `folder` the Path of a folder.
+The first one prints the rlhf.py command to go on with; add `--labels out/released.jsonl`
+to it.
 
 Omitted: pickled objects. Weights are read with weights_only=True, which builds tensors
 alone.
@@ -23,6 +23,7 @@ import json
 import math
 import random
 import shlex
+import shutil
 import socket
 import sys
 from dataclasses import fields, replace
@@ -37,9 +38,10 @@ import stories
 from evaluate import seeded
 from gpt import GPT
 from reward import RewardModel, parse_comparison, write_comparisons
-from rlhf import (Config, Parser, Progress, check, devices, load, load_rho, load_saved,
-                  new_model, open_closed_streams, pretrain, read_config_of, reading,
-                  save_rho, settings_of_text, what_to_expect, whole_file, write_json)
+from rlhf import (TEXT, Config, Parser, Progress, check, devices, load, load_rho,
+                  load_saved, new_model, open_closed_streams, pretrain, read_config_of,
+                  reading, save_rho, settings_of_text, what_to_expect, whole_file,
+                  write_json)
 from text import END_OF_TEXT, Tokenizer, UserError, read_passages, split_passages
 
 WEIGHTS = "https://huggingface.co/openai-community/{}/resolve/main/model.safetensors"
@@ -49,8 +51,8 @@ GPT2 = ["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"]
 GPT2_VOCAB_SIZE = 50257                          # with <|endoftext|>, the last
 TOKENIZERS = ["tokenizer.json", "vocab.json", "encoder.json"]
 
-# released code: what it trains GPT-2 with. supervised_lr, and 32 for the shortest query:
-# here.
+# released code: what it trains GPT-2 with. here: supervised_lr, and 32 for the shortest
+# query.
 RELEASED_QUERIES = dict(query_min=32, query_max=64)
 RELEASED = dict(n_labels=4992, reward_lr=5e-5, reward_batch=32, episodes=1000000,
                 batch_size=512, epochs=4, minibatches=1, lr=1e-5, critic="shared",
@@ -170,6 +172,7 @@ TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 BUFFERS = (".attn.bias", ".attn.masked_bias")    # causal masks, in old checkpoints
 # What other programs put before the names: a wrapper's, a part's.
 PREFIXES = ("_orig_mod.", "module.", "pretrained_model.", "model.", "transformer.")
+# What a config.json must say, where it says it: the model that gpt.py computes.
 ALLOWED = {"model_type": ["gpt2"], "layer_norm_epsilon": [1e-5],
            "activation_function": ["gelu_new", "gelu_pytorch_tanh"],
            "scale_attn_weights": [True], "scale_attn_by_inverse_layer_idx": [False]}
@@ -210,7 +213,7 @@ def read_saved(path):
 
 def plain_name(name):
     """A tensor's name as GPT-2's published files have it."""
-    for prefix in PREFIXES * 2:
+    for prefix in PREFIXES * 2:                  # twice, for they stand in any order
         name = name.removeprefix(prefix)
     return name
 
@@ -220,7 +223,8 @@ def read_weights(path):
 
     The file is in a published layout, or what a training program saved: there the
     weights are the dictionary under "model", and nanoGPT's shape that under
-    "model_args"."""
+    "model_args". (nanoGPT's GELU is the exact one; by ours a log-probability differs by
+    some .001.)"""
     saved, config = read_saved(path), {}
     with reading(path):
         if isinstance(saved.get("model"), dict):
@@ -253,7 +257,7 @@ def heads_of(config, n_embd, path):
 def read_gpt2(path):
     """A GPT with published weights. Its shape is that of the tensors, its heads are
     config.json's. What belongs to no GPT-2 (a value head, a classifier, causal masks) is
-    left out."""
+    left out; biases that nanoGPT was told to do without are zero."""
     tensors, config = read_weights(path)
     beside = path.parent / "config.json"
     if beside.exists():
@@ -280,6 +284,8 @@ def read_gpt2(path):
             weights[name] = tensors.pop(name).float()
             if not weights[name].numel() or not weights[name].isfinite().all():
                 raise UserError(f"{path}: {name} is empty or not finite")
+        elif config.get("bias") is False and name.endswith(".bias"):
+            weights[name] = torch.zeros_like(model.get_parameter(name), device="cpu")
     left = [name for name in tensors if not name.endswith(BUFFERS)]
     if left:
         print(f"left out of {path}, for GPT-2 has none: {', '.join(sorted(left))}")
@@ -307,8 +313,8 @@ def write_gpt2(folder, model, tokenizer, temperature):
     write_safetensors(folder / "model.safetensors", tensors)
     shape = dict(model.shape)
     shape["n_positions"] = shape.pop("block_size")
-    # Without the zeros others would train it with dropout .1. No token starts, ends or
-    # fills up a text; left out, 50256 would do so.
+    # Dropout 0, for elsewhere the default is .1. No token starts, ends or fills up a
+    # text, for elsewhere 50256 does by default.
     no_tokens = dict(bos_token_id=None, eos_token_id=None, pad_token_id=None)
     write_json(folder / "config.json", {
         "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", **shape,
@@ -375,7 +381,7 @@ def read_tokenizer(path):
     with reading(path):
         ids = json.loads(path.read_text("utf-8-sig"))
         special = {END_OF_TEXT}                  # ids that stand for no bytes
-        if isinstance(ids.get("model"), dict):   # a token may have that name: a number
+        if isinstance(ids.get("model"), dict):   # in vocab.json it is a token, a number
             refuse_other_pieces(ids, path)
             special |= {token["content"] for token in ids.get("added_tokens", [])}
             merges = ids["model"].get("merges", [])
@@ -398,7 +404,7 @@ def read_tokenizer(path):
         merged = [ids["".join(pair)] for pair in merges]
         if merged != sorted(merged):
             raise ValueError("the ids are not in the order of the merges")
-        while not tokens[-1]:                    # behind all others it needs no place
+        while not tokens[-1]:                    # <|endoftext|> at the end has no place
             tokens.pop()
         return Tokenizer(tokens)
 
@@ -528,7 +534,10 @@ def export_command(options):
     r = load(RewardModel(rho), run / "reward.pt", "reward")
     pi = load(copy.deepcopy(rho), run / "policy.pt", "policy")
     for name, model in (("rho", rho), ("r", r.trunk), ("pi", pi)):
-        write_gpt2(to / name, model, tokenizer, cfg.temperature)
+        part = to / f"{name}.part"
+        shutil.rmtree(part, ignore_errors=True)              # of an export that stopped
+        write_gpt2(part, model, tokenizer, cfg.temperature)
+        part.rename(to / name)
     print(f"GPT-2's layout: {to / 'rho'}, {to / 'r'} and {to / 'pi'}")
 
 
@@ -593,7 +602,7 @@ def rho_command(options):
         weights = weights_file(options.weights)
         rho = read_gpt2(weights)
         tokenizer = choose_tokenizer(options.tokenizer, weights)
-        if rho.shape["vocab_size"] == GPT2_VOCAB_SIZE:
+        if len(tokenizer.tokens) == GPT2_VOCAB_SIZE - 1:     # whatever room is left
             ppo = RELEASED
             cfg = rho_settings(options, {**usual, **RELEASED_QUERIES})
     else:
@@ -644,7 +653,8 @@ def add_rho_options(parser):
         "their layout; a new model if not given")
     add("--text", str, "a file, or a folder of *.txt; stories if not given")
     add("--tokenizer", str, "gpt2, or a folder with tokenizer.json, vocab.json or "
-        "encoder.json; if not given, that of the weights, or one trained on the text")
+        "encoder.json; if not given, the one beside the weights, else GPT-2's; with a "
+        "new model, one trained on the text")
     add("--out", str, "the file to make (here: 'out/rho.pt')", dest="path",
         default="out/rho.pt")
     add("--steps", int, "of training (here: 2500 on stories, by its size on a text; "
@@ -657,7 +667,8 @@ def add_rho_options(parser):
     for name in ("seed", "device", "passages", "share", "vocab_size", "n_layer", "n_head",
                  "n_embd", "response_length"):
         f = known[name]
-        add(f"--{name}", f.type, f"{f.metadata['help']} (here: {f.default!r})")
+        of_text = f"; text: {TEXT[name]!r}" if name in TEXT else ""
+        add(f"--{name}", f.type, f"{f.metadata['help']} (here: {f.default!r}{of_text})")
 
 
 def read_options(argv):
