@@ -667,8 +667,8 @@ def rho_command(options):
     save_rho(path, rho, tokenizer, queries, losses)
     print(f"{path} is made. Go on with:\n\n{next_command(path, cfg, ppo)}")
     if options.text and not options.weights:
-        print("\nLabels of your own, for its --labels (or in a browser: extras.page, with "
-              f"a folder as --to):\n\n{ask_command(path, cfg)}")
+        print("\nLabels of your own, for its --labels (or in a browser: extras.page, "
+              f"with a folder as --to):\n\n{ask_command(path, cfg)}")
 
 
 def check_fit(rho, tokenizer, cfg):

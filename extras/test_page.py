@@ -1437,6 +1437,23 @@ def test_a_server_that_is_away_is_waited_for(window, serve, tmp_path):
     there.close()
 
 
+def test_a_key_waits_for_the_answer_before_it(window, serve, tmp_path):
+    window.open(serve().url)
+    window.start_as("Ann")
+    query = window.text("query")
+    sent = window.run("""
+        let sent = 0;
+        const send = fetch;
+        fetch = (...request) => { sent += 1; return send(...request); };
+        for (const key of ["3", "4", "s", "u"]) {
+          document.body.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true}));
+        }
+        return sent;""")
+    wait_until(lambda: window.text("query") != query)
+    answer, = read_comparisons(tmp_path / "ann.jsonl")
+    assert sent == 1 and answer.best == 2
+
+
 def test_a_full_disk_is_said_on_the_page(window, serve, tmp_path, monkeypatch):
     window.open(serve().url)
     window.start_as("Ann")
