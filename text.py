@@ -173,9 +173,9 @@ def read_passages(path):
                   for mark in ".?!;…。．｡？！।॥؟۔։።"}
         all_periods = counts.pop(".")
         others = ", ".join(f"{count:,} {mark}" for mark, count in counts.items() if count)
-        raise UserError(f"{path}: {n} of its {all_periods:,} periods stand between a word "
-                        "and a space, and so end a sentence; at least 100 must, and no "
-                        f"other mark ends one (there are: {others or 'none'})")
+        raise UserError(f"{path}: {n} of its {all_periods:,} periods stand between a "
+                        "word and a space, and so end a sentence; at least 100 must, and "
+                        f"no other mark ends one (there are: {others or 'none'})")
     return passages
 
 
@@ -305,7 +305,7 @@ def collate(comparisons, tokenizer, block_size):
         rows.append([ids[-block_size:] for ids in both])
     if too_long:
         warnings.warn("samples that with their queries are longer than the model's "
-                      f"{block_size} positions: {too_long}; their beginnings are left out")
+                      f"{block_size} positions: {too_long}; their beginnings are lost")
     lengths = torch.tensor([[len(ids) for ids in row] for row in rows])
     tokens = torch.zeros(*lengths.shape, int(lengths.max()), dtype=torch.long)
     for n, row in enumerate(rows):

@@ -98,7 +98,7 @@ def entries_of(path):
 
 
 def rows_of(text):
-    """The rows of a CSV as dictionaries. Where a comma is the decimal mark, programs write
+    """The rows of a CSV as dictionaries. Where a comma is the decimal mark, programs put
     semicolons between the columns, and some say so in a line before the header."""
     text = re.sub(r"^sep=.\s*\n", "", text)
     header = text.partition("\n")[0]

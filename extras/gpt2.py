@@ -459,12 +459,14 @@ def refuse_other_pieces(saved, path):
     if pieces.get("type") == "Sequence" and len(pieces["pretokenizers"]) == 1:
         pieces = pieces["pretokenizers"][0]
     after = saved.get("post_processor") or {}
-    # A special token stands in no text; another one would be cut out of it.
-    special = [token.get("special", True) and len(token["content"]) > 1
-               or token["content"] == END_OF_TEXT for token in saved.get("added_tokens", [])]
+    # Special tokens stand in no text; any other would be cut out of it, and so would "!".
+    added = [token for token in saved.get("added_tokens", [])
+             if token["content"] != END_OF_TEXT]
+    special = [token for token in added
+               if token.get("special", True) and len(token["content"]) > 1]
     as_gpt2 = {
         "normalizer": not saved.get("normalizer"),
-        "added_tokens": all(special),
+        "added_tokens": special == added,
         "post_processor": after.get("type", "ByteLevel") == "ByteLevel",
         "pre_tokenizer": pieces.get("type") == "ByteLevel",
         "pre_tokenizer.use_regex": pieces.get("use_regex", True),

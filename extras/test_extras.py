@@ -8,8 +8,8 @@ import contextlib
 import functools
 import http.server
 import json
-import os
 import math
+import os
 import random
 import re
 import shlex
