@@ -2203,7 +2203,7 @@ def test_sample_asks_again_and_again(a_run, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert said.count("zero-shot") == 2 and "words that" not in said.split("fine-tuned")[0]
     assert "some words and at most" in said and re.search(r"this one has \d{3}", said)
-    assert "warning: rho has hardly read these words:" in said and "zzyzx" in said
+    assert "warning: not in any query of this run:" in said and "zzyzx" in said
 
 
 def test_sample_refuses_in_one_sentence(a_run, tmp_path, capsys):
