@@ -139,7 +139,7 @@ def agreement_command(options):
     samples = len(next(iter(both[1].values())).samples)      # of a question: four, or two
     print(f"{options.a} and {options.b} agree on {alike} of {n} questions, "
           f"{found['mean']:.1%} ({found['low']:.1%} to {found['high']:.1%}); chance is "
-          f"{100 // samples} %")
+          f"at least {100 // samples} %")
 
 
 def read_options(argv):

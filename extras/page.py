@@ -8,13 +8,13 @@ their win rates and agreement; a page
 Not here: questions, answers, agreement (questions.py); what is told of a run (look.py);
 what stands in the browser (page.html)
 
-    python -m extras.page --out out/sentiment-seed0                  http://127.0.0.1:8000
-    python -m extras.page --out out/sentiment-seed0 --save run.html  to look at, no server
+    python -m extras.page --out out/sentiment-seed0     # then open http://127.0.0.1:8000
+    python -m extras.page --out out/sentiment-seed0 --save run.html     # without a server
     python -m extras.page --rho out/novel/rho.pt --to out/class --people 30 --host 0.0.0.0
 
-Everybody's answers are a file of his own in the folder --to, and all of them together,
-no question twice, its labels.jsonl. An answer is on disk before the next question shows.
-The server keeps nothing else: after a stop the same command goes on.
+Each person's answers are a file, NAME.jsonl, in the folder --to; labels.jsonl has all of
+them, each question once. An answer is on disk before the next question shows. The server
+keeps nothing else: after a stop the same command goes on.
 
 Omitted: passwords. Whoever knows the code may answer under any name. Encryption: what is
 sent over a network can be read there.
@@ -24,6 +24,7 @@ import argparse
 import hmac
 import json
 import math
+import os
 import re
 import secrets
 import shlex
@@ -39,7 +40,7 @@ from dataclasses import fields, replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote
 
 from extras.look import Look, save_page
 from extras.questions import (LABELS, MOST_QUESTIONS, PAGE_LOCK, WORDING, Answers,
@@ -47,7 +48,8 @@ from extras.questions import (LABELS, MOST_QUESTIONS, PAGE_LOCK, WORDING, Answer
                               config_of, key_of, make_questions, merged, questions_file,
                               questions_of, refuse_folder_of_run, win_rate)
 from reward import Comparison, write_comparisons
-from rlhf import Config, Parser, Progress, open_closed_streams, whole_file
+from rlhf import (Config, Parser, Progress, open_closed_streams, read_config_of,
+                  whole_file)
 from text import UserError
 
 try:
@@ -57,8 +59,9 @@ except ImportError:              # Windows, where nothing stops two pages in one
 
 PAGE = Path(__file__).with_name("page.html")
 MOST_PEOPLE = 500                # each is an open file
-LONGEST_BODY = 100_000           # bytes; a request with many skipped questions has some
+LONGEST_BODY = 100_000           # bytes; a request lists the skipped questions
 LOOPBACK = {"127.0.0.1": "127.0.0.1", "localhost": "localhost", "::1": "[::1]"}
+TELL_EVERY = 10                  # votes; told after each, a win rate would unblind it
 ADVICE = (
     "Read the beginning, then all four continuations, and choose one with the keys 1 to 4"
     " or a click. Judge the continuations; the beginning is the same for all four. If two"
@@ -170,7 +173,9 @@ class Poll:
             if key is not None:
                 q = self.questions[key]
                 question = {"id": key, "query": q.query, "samples": q.samples}
-        last = answered[-1] if answered[-1:] == done[-1:] and done else None
+        last = None
+        if answered and answered[-1] in self.questions:
+            last = answered[-1]
         return {"question": question, "done": len(done), "n": n, "last": last,
                 "note": note}
 
@@ -198,7 +203,8 @@ class Poll:
         with answers.lock:
             if list(answers.comparisons)[-1:] == [key]:
                 answers.undo()
-            elif key in answers.comparisons:             # else it is taken back already
+            # What is not there was taken back already: the request is sent again.
+            elif key in answers.comparisons:
                 note = "You have answered another one since; nothing was taken back."
         self.people.changed.set()
         self.show(name, key)
@@ -209,18 +215,29 @@ class Poll:
             self.shown[name] = key
 
     def results(self, name):
-        """How a person stands to the others, and what is on disk."""
+        """How a person stands to the others, and what is on disk.
+
+        A win rate after every vote would tell whose sample was chosen. So a person's is
+        of his first 10, 20, ... votes until he has answered all; then everybody's shows,
+        too."""
         people = self.people.comparisons()
         choices = {key: texts for key, texts in choices_of(people).items()
                    if key in self.questions}
-        found = {"people": len({one for texts in choices.values() for one in texts}),
-                 "agreement": agreement(choices, name),
-                 "agreement_of_all": agreement(choices),
-                 "file": str(self.people.of(name).path)}
+        results = {"people": len(set().union(*choices.values())),
+                   "agreement": agreement(choices, name),
+                   "agreement_of_all": agreement(choices),
+                   "file": str(self.people.of(name).path)}
         if len(self.models) == 2:
-            found["win_rate"] = win_rate(choices, self.questions, name)
-            found["win_rate_of_all"] = win_rate(choices, self.questions)
-        return found
+            done = [key for key in people.get(name, {}) if key in self.questions]
+            has_all = len(done) >= min(self.n, len(self.questions))
+            if not has_all:
+                done = done[:len(done) // TELL_EVERY * TELL_EVERY]
+            counted = {key: choices[key] for key in done}
+            results["win_rate"] = win_rate(counted, self.questions, name)
+            results["win_rate_of_all"] = None
+            if has_all:
+                results["win_rate_of_all"] = win_rate(choices, self.questions)
+        return results
 
 
 def number_in_common(n):
@@ -341,8 +358,10 @@ class Handler(BaseHTTPRequestHandler):
             self.send(409, {"error": str(e)})
         except (ConnectionError, TimeoutError):
             raise
-        except OSError as e:
-            self.send(507, {"error": f"Nothing was written, for the disk says: {e}"})
+        except Exception as e:           # the page says it, and the terminal all of it
+            self.close_connection = True
+            self.send(500, {"error": f"The server could not do this: {e!r}."})
+            raise
 
     def got(self):
         path, _, query = self.path.partition("?")
@@ -367,7 +386,11 @@ class Handler(BaseHTTPRequestHandler):
         what = self.path.removeprefix("/api/")
         if what not in ("next", "answer", "undo", "results"):
             raise Refused(404, "There is nothing at this address.")
-        self.send(200, self.server.site.reply_to(what, body))
+        try:
+            reply = self.server.site.reply_to(what, body)
+        except OSError as e:
+            raise Refused(507, f"Nothing was written, for the disk says: {e}") from None
+        self.send(200, reply)
 
     def body(self):
         """The JSON object that was sent."""
@@ -391,7 +414,7 @@ class Handler(BaseHTTPRequestHandler):
         return body
 
     def check_host(self):
-        """On loopback, a name that another site has pointed here is no name of ours."""
+        """Against DNS rebinding: on loopback only loopback's names are answered."""
         host = re.sub(r":\d*$", "", self.headers.get("Host", "")).strip("[]").lower()
         if self.server.site.code is None and host not in LOOPBACK:
             raise Refused(403, "This page is for the machine it runs on.")
@@ -441,7 +464,7 @@ def make_polls(options, cfg, people):
         file = questions_file(people.folder, cfg, policies, part)
         return questions_of(file, total, make)
 
-    words = words_of(options.instructions) or f"{WORDING[cfg.task]}\n\n{ADVICE}"
+    words = read_instructions(options.instructions) or f"{WORDING[cfg.task]}\n\n{ADVICE}"
     polls = {"label": Poll(questions([""], "reward"), people, options.n, words, ["rho"])}
     policy, opponent = policies_of(options)
     if policy:
@@ -465,17 +488,16 @@ def policies_of(options):
     return policy, options.opponent
 
 
-def words_of(instructions):
-    """What people are told: a text file, or the words themselves."""
-    path = Path(instructions)
-    if instructions and " " not in instructions.strip():
-        try:
-            return path.read_text("utf-8-sig")
-        except ValueError:
-            raise UserError(f"{path}: not UTF-8 text") from None
-    if instructions and len(instructions) < 200 and path.is_file():
-        return path.read_text("utf-8-sig")
-    return instructions
+def read_instructions(given):
+    """What people are told: a text file, or the words themselves. One word is a file's
+    name, so that a slip in it is no instruction."""
+    is_file = os.path.isfile(given)              # False for what is too long for a name
+    if not is_file and len(given.split()) != 1:
+        return given
+    try:
+        return Path(given).read_text("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{given}: not UTF-8 text") from None
 
 
 @contextmanager
@@ -498,12 +520,12 @@ def page_folder(folder):
 
 def code_of(options, folder):
     """The code that a page on a network asks for; the same after a restart. None on
-    loopback."""
+    loopback, if none is given."""
+    if options.code:
+        return options.code
     if options.host in LOOPBACK:
         return None
     path = folder / "code.txt"
-    if options.code:
-        return options.code
     if not path.exists():
         with whole_file(path) as part:
             letters = [secrets.choice("abcdefghjkmnpqrstuvwxyz") for _ in range(8)]
@@ -519,6 +541,19 @@ def train_command(cfg, folder):
             if getattr(cfg, f.name) != f.default:
                 words += [f"--{f.name}", str(getattr(cfg, f.name))]
     return shlex.join([*words, "--out", str(folder / "run")])
+
+
+def address_of(host, port, code):
+    """What people open; with a code, as a link that has it."""
+    if host in LOOPBACK:
+        host = LOOPBACK[host]
+    elif host in ("0.0.0.0", "::"):              # all of the machine's addresses
+        host = socket.gethostname()
+    elif ":" in host:
+        host = f"[{host}]"
+    if code is None:
+        return f"http://{host}:{port}/"
+    return f"http://{host}:{port}/?code={quote(code, safe='')}"
 
 
 def serve(options, cfg, look):
@@ -538,8 +573,8 @@ def serve(options, cfg, look):
                             "another --port or --host") from None
         people.write_labels()
         threading.Thread(target=people.keep_labels, daemon=True).start()
-        host = LOOPBACK.get(options.host, socket.gethostname())
-        print(f"http://{host}:{server.server_port}/   (Ctrl-C ends it)", flush=True)
+        address = address_of(options.host, server.server_port, code)
+        print(f"{address}   (Ctrl-C ends it)", flush=True)
         if code is not None:
             print(f"the code is {code}", flush=True)
         try:
@@ -565,8 +600,9 @@ def read_options(argv):
     add("--host", default="127.0.0.1", help="address to serve at; 0.0.0.0 is all of the "
         "machine's, and then a code is asked for (here: 127.0.0.1)")
     add("--port", type=int, default=8000, help="(here: 8000; 0: any that is free)")
-    add("--code", default="", help="the code to ask for; a random one if not given")
-    add_sampling_options(parser)
+    add("--code", default="", help="the code to ask for; if not given, a random one, "
+        "or none on loopback")
+    add_sampling_options(parser, instead="the run's; without one, ")
     options = parser.parse_args(argv)
     check_number("people", options.people, MOST_PEOPLE)
     check_number("n", options.n, MOST_QUESTIONS // options.people)
@@ -586,16 +622,20 @@ def main(argv=None):
         options = read_options(argv)
         look, cfg = None, Config()
         if options.out:
-            look = Look(Path(options.out))
             rho = Path(options.out, "rho.pt")
             rho = str(rho) if rho.exists() else ""       # a run that has just begun
-            cfg = replace(look.cfg, rho=rho, labels="", text="", device="")
+            cfg = read_config_of(Path(options.out))
+            cfg = replace(cfg, rho=rho, labels="", text="", device="")
+        cfg = config_of(options, cfg)
+        if options.out:
+            look = Look(Path(options.out), cfg.device)
         if options.save:
+            look.say = print                             # it takes a minute or two
             page = PAGE.read_text("utf-8")
             size = save_page(look, page, Path(options.save))
             print(f"{options.save} has {size / 1e6:.1f} MB, and opens without a server")
         else:
-            serve(options, config_of(options, cfg), look)
+            serve(options, cfg, look)
         return 0
     except KeyboardInterrupt:
         print("\nextras.page: stopped; every answer is kept", file=sys.stderr)

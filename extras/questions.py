@@ -62,14 +62,14 @@ def key_of(query, samples):
 def questions_file(folder, cfg, policies, part):
     """Where the questions of these models and settings lie. The same command, by anybody,
     finds the same file. policies: paths of policy.pt, or "" for rho itself."""
-    total = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in (cfg.rho, *policies):
         if path:
-            total.update(Path(path).read_bytes())
-        total.update(b"|")
+            digest.update(Path(path).read_bytes())
+        digest.update(b"|")
     sampling = (part, cfg.seed, cfg.response_length, cfg.truncate_after, cfg.temperature)
-    total.update(repr(sampling).encode())
-    return folder / f"questions-{total.hexdigest()[:16]}.json"
+    digest.update(repr(sampling).encode())
+    return folder / f"questions-{digest.hexdigest()[:16]}.json"
 
 
 def read_questions(path):
@@ -80,12 +80,15 @@ def read_questions(path):
         rows = json.loads(path.read_text("utf-8"))
         if not isinstance(rows, list):
             raise ValueError("not a list of questions")
-        questions = [Question(**fields) for fields in rows]
-        for query, samples, models in questions:
-            kinds = [type(value) for value in [query, *samples, *models]]
-            if kinds != [str] * 5 + [int] * 4:
-                raise ValueError("a question is a query, four samples, whose they are")
-            parse_comparison(comparison_line(Comparison(query, samples, 0)))
+        questions = [Question(**row) for row in rows]
+        for q in questions:
+            if len(q.samples) != 4 or len(q.models) != 4:
+                raise ValueError("a question has four samples, and four models")
+            if not all(isinstance(text, str) for text in [q.query, *q.samples]):
+                raise ValueError("a query and a sample are texts")
+            if not all(model in (0, 1) for model in q.models):
+                raise ValueError("a model is 0 or 1")
+            parse_comparison(comparison_line(Comparison(q.query, q.samples, 0)))
         return questions
 
 
@@ -232,10 +235,10 @@ class Answers:
         if not self.comparisons:
             return None
         self.file.truncate(self.starts[-1])
-        os.fsync(self.file.fileno())             # where it fails all is as before
         self.starts.pop()
         _, comparison = self.comparisons.popitem()
-        return comparison
+        os.fsync(self.file.fileno())     # after truncate the line is gone, whatever this
+        return comparison                # says
 
     def close(self):
         self.file.close()
@@ -286,8 +289,9 @@ def merged(people):
 
 
 def wilson_interval(k, n):
-    """The 95 % interval of a share of which k of n are known (Wilson 1927). It stays
-    within 0 and 1, and is never of length 0, as the standard error is where all agree."""
+    """Wilson's 95 % interval (1927) of a proportion: k successes in n trials. It stays
+    within 0 and 1, and is never of length 0, as the standard error is where all agree.
+    With shares in place of 0 and 1 it is too wide, never too narrow."""
     z = 1.96
     center = (k + z * z / 2) / (n + z * z)
     half = z / (n + z * z) * math.sqrt(k * (n - k) / n + z * z / 4)
@@ -326,7 +330,7 @@ def win_rate(choices, questions, name=None):
     """How often the first of two models wins (3.1.2): by one person's votes, or in each
     question by most of the votes. questions {key: Question}.
 
-    A text that both models wrote counts half for each, and so does a draw."""
+    A text that both models wrote counts half for each, and so does a draw of votes."""
     wins = []
     for key, of_question in choices.items():
         if key not in questions or name not in (None, *of_question):
@@ -341,10 +345,13 @@ def win_rate(choices, questions, name=None):
 
 
 def share_of_first(question, text):
-    """Of the places where this text stands, the share that is the first model's."""
-    whose = [model for sample, model in zip(question.samples, question.models)
-             if sample == text]
-    return whose.count(0) / len(whose)
+    """1 for a text of the first model, 0 of the second; half for one that both wrote,
+    however often each did: nobody can tell whose he chose."""
+    whose = {model for sample, model in zip(question.samples, question.models)
+             if sample == text}
+    if len(whose) == 2:
+        return 0.5
+    return 1.0 if whose == {0} else 0.0
 
 
 # --- options that both programs have ----------------------------------------------------
@@ -352,12 +359,16 @@ def share_of_first(question, text):
 SAMPLING = ["task", "seed", "device", "response_length", "truncate_after", "temperature"]
 
 
-def add_sampling_options(parser):
-    """Those of rlhf.py that say how samples are drawn."""
+def add_sampling_options(parser, instead=""):
+    """Those of rlhf.py that say how samples are drawn. instead: what a setting is where
+    it is not given, if not always rlhf.py's."""
     for f in fields(Config):
         if f.name in SAMPLING:
+            usual = f"here: {f.default!r}"
+            if instead and f.name != "device":
+                usual = f"{instead}{f.default!r}"
             parser.add_argument(f"--{f.name}", type=f.type, metavar=f.type.__name__,
-                                help=f"{f.metadata['help']} (here: {f.default!r})")
+                                help=f"{f.metadata['help']} ({usual})")
 
 
 def check_number(name, value, most):

@@ -43,6 +43,8 @@ TINY = ("--passages 400 --vocab_size 500 --query_min 5 --n_embd 16 --n_head 2 "
         "--optimum_samples 8").split()
 QUESTIONS = [Question(f"Query {i}.", [f"Sample {i} {k}." for k in range(4)], [0] * 4)
              for i in range(5)]
+MANY = [Question(f"Query {i}.", [f"Sample {i} {k}." for k in range(4)], [0, 1, 1, 0])
+        for i in range(30)]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -108,11 +110,15 @@ def test_an_answer_is_on_disk_when_add_returns(tmp_path, monkeypatch):
 
     def full(fd):
         raise OSError(28, "No space left on device")
+    answers.add(comparison(1, 1))
     monkeypatch.setattr(questions.os, "fsync", full)
     with pytest.raises(OSError):
         answers.undo()
+    assert list(answers.comparisons.values()) == read_comparisons(tmp_path / "l"), (
+        "whatever fsync says, the line is gone")
     monkeypatch.setattr(questions.os, "fsync", synced.append)
-    assert answers.undo() == comparison(0, 0), "tried again"
+    answers.add(comparison(2, 2))
+    assert [answers.undo(), answers.undo()] == [comparison(2, 2), comparison(0, 0)]
     assert answers.undo() is None and (tmp_path / "l").read_bytes() == b""
 
 
@@ -198,7 +204,10 @@ def test_one_program_at_a_time_in_a_file(tmp_path):
     '[{"query": "\\ud800", "samples": ["a", "b", "c", "d"], "models": [0, 0, 0, 0]}]',
     '[{"query": " ", "samples": ["a", "b", "c", "d"], "models": [0, 0, 0, 0]}]',
     '[{"query": "q", "samples": ["a"], "models": [0]}]',
-    '[{"query": "q", "samples": [1, 2, 3, 4], "models": [0, 0, 0, 0]}]'])
+    '[{"query": "q", "samples": [1, 2, 3, 4], "models": [0, 0, 0, 0]}]',
+    '[{"query": "q", "samples": ["a", "b", "c", "d"], "models": [0, 0, 0]}]',
+    '[{"query": "q", "samples": ["a", "b", "c", "d"], "models": [0, 0, 0, 2]}]',
+    '[{"query": "q", "samples": ["a", "b", "c", "d"], "models": "0000"}]'])
 def test_damaged_questions_are_refused(content, tmp_path):
     (tmp_path / "q.json").write_text(content)
     with pytest.raises(UserError, match="q.json is damaged"):
@@ -275,6 +284,10 @@ def test_win_rates_by_one_and_by_most():
     of_all = questions.win_rate(choices, asked)
     assert of_all["n"] == 4 and of_all["mean"] == pytest.approx((1 + 0 + .5 + .5) / 4)
     assert questions.win_rate(choices, asked, "Dan") is None
+    # Model 0 wrote "b" twice and model 1 once: whose she chose, nobody can tell.
+    asked = {0: Question("Q.", ["b", "b", "b", "c"], [0, 0, 1, 1])}
+    assert questions.win_rate({0: {"Ann": "b"}}, asked)["mean"] == 0.5
+    assert questions.win_rate({0: {"Ann": "c"}}, asked)["mean"] == 0
 
 
 def test_merged_answers_have_no_question_twice():
@@ -431,14 +444,16 @@ def test_agreement_of_two_files(tmp_path, capsys):
     paths = {name: str(tmp_path / name) for name in "abcde"}
     assert label.main(["agreement", paths["a"], paths["b"]]) == 0
     said = capsys.readouterr().out
-    assert "agree on 2 of 4 questions, 50.0% (15.0% to 85.0%); chance is 25 %" in said
+    assert ("agree on 2 of 4 questions, 50.0% (15.0% to 85.0%); chance is at least 25 %"
+            in said)
     assert label.main(["agreement", paths["a"], paths["c"]]) == 0
     assert "1 of 1 questions, 100.0% (20.7% to 100.0%)" in capsys.readouterr().out
     pairs = [Comparison(f"Query {i}.", ["x", "y"], 0) for i in range(3)]
     write_comparisons(tmp_path / "pairs", pairs)
     assert label.main(["agreement", *2 * [str(tmp_path / "pairs")]]) == 0
     said = capsys.readouterr().out
-    assert "agree on 3 of 3 questions" in said and said.endswith("chance is 50 %\n")
+    assert "agree on 3 of 3 questions" in said
+    assert said.endswith("chance is at least 50 %\n")
     for words, pair in (("answers one question twice", [paths["a"], paths["d"]]),
                         ("no question in common", [paths["a"], paths["e"]]),
                         ("required", [paths["a"]])):
@@ -704,8 +719,25 @@ def test_votes_and_their_win_rate(serve, tmp_path):
                        best=best)
     found = client.ask("results", poll="compare", name="ann")
     assert found["win_rate"]["mean"] == 0.8 and found["win_rate"]["n"] == 5
+    assert found["win_rate_of_all"]["n"] == 5
     low, high = questions.wilson_interval(4, 5)
     assert (found["win_rate"]["low"], found["win_rate"]["high"]) == (low, high)
+
+
+def test_no_result_tells_whose_sample_a_vote_was_for(serve):
+    client = Client(serve(asked=MANY, n=25, models=("pi", "rho")).port)
+    for name in ("bob", "ann"):
+        told = []
+        for votes in range(26):
+            found = client.ask("results", poll="compare", name=name)
+            n = found["win_rate"]["n"] if found["win_rate"] else 0
+            told.append(n)
+            assert (found["win_rate_of_all"] is not None) == (votes == 25)
+            state = client.ask("next", poll="compare", name=name)
+            if state["question"]:
+                client.ask("answer", poll="compare", name=name,
+                           id=state["question"]["id"], best=votes % 4)
+        assert told == [0] * 10 + [10] * 10 + [20] * 5 + [25]
 
 
 LONG = json.dumps({"poll": "label", "name": "a", "passed": ["x" * 99_999]}).encode()
@@ -815,6 +847,29 @@ def test_a_full_disk_is_said_and_the_answer_is_taken_later(serve, tmp_path, monk
     assert (tmp_path / "ann.jsonl").read_bytes() == b""
     monkeypatch.undo()
     assert client.ask("answer", **ANN, id=key, best=1)["done"] == 1
+
+
+def test_a_fault_of_the_server_is_said(serve, tmp_path, monkeypatch, capsys):
+    served = serve()
+    client = Client(served.port)
+
+    def fails(*arguments):
+        raise ZeroDivisionError("division by zero")
+    monkeypatch.setattr(served.poll, "next_question", fails)
+    data = json.dumps(ANN).encode()
+    status, reply = client.send("POST", "/api/next", data,
+                                **{"Content-Type": "application/json"})
+    assert status == 500 and "division by zero" in json.loads(reply)["error"]
+    wait_until(lambda: "Traceback" in capsys.readouterr().err)
+    monkeypatch.undo()
+    assert client.ask("next", **ANN)["done"] == 0
+
+    def unreadable(self):
+        raise OSError(5, "Input/output error")
+    monkeypatch.setattr(page.Site, "about", unreadable)
+    status, reply = client.send("GET", "/api/about")
+    sentence = json.loads(reply)["error"]
+    assert status == 500 and "Input/output" in sentence and "written" not in sentence
 
 
 def test_a_file_that_another_program_has_open(serve, tmp_path):
@@ -1012,7 +1067,35 @@ def test_a_network_page_asks_for_a_code_that_stays(tmp_path):
     options.code = "mine"
     assert page.code_of(options, tmp_path) == "mine"
     options.host = "127.0.0.1"
+    assert page.code_of(options, tmp_path) == "mine", "who gives one is asked for it"
+    options.code = ""
     assert page.code_of(options, tmp_path) is None
+
+
+def test_the_address_is_one_that_can_be_opened():
+    assert page.address_of("127.0.0.1", 8000, None) == "http://127.0.0.1:8000/"
+    assert page.address_of("::1", 8000, None) == "http://[::1]:8000/"
+    assert page.address_of("192.168.0.7", 80, "a b&c") == (
+        "http://192.168.0.7:80/?code=a%20b%26c")
+    assert page.address_of("fd00::7", 80, "a") == "http://[fd00::7]:80/?code=a"
+    here = socket.gethostname()
+    for host in ("0.0.0.0", "::"):
+        assert page.address_of(host, 80, "a") == f"http://{here}:80/?code=a"
+
+
+def test_instructions_are_a_file_or_words(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("what to do.txt").write_text("Be kind.", "utf-8")
+    assert page.read_instructions("what to do.txt") == "Be kind."
+    cyrillic = "Выберите лучшее продолжение. " * 10
+    for words in ("", "Choose the best.", cyrillic):
+        assert page.read_instructions(words) == words
+    with pytest.raises(OSError, match="No such file"):
+        page.read_instructions("what.txt")
+    for name in ("latin.txt", "what to do.txt"):
+        Path(name).write_bytes(b"Caf\xe9")
+        with pytest.raises(UserError, match="not UTF-8 text"):
+            page.read_instructions(name)
 
 
 def polls_of(options, a_run):
@@ -1054,7 +1137,7 @@ def test_votes_are_labels_only_with_policy(a_run, tmp_path):
 
 def test_values_by_sampling_are_what_pi_earns(a_run, monkeypatch):
     # Before the last token V is known without sampling: a mean over the vocabulary.
-    models = look.models_of(a_run)
+    models = look.models_of(a_run, "cpu")
     sampling = models.sampling._replace(response_length=3)
     models = models._replace(sampling=sampling, beta=2.0)
     T, temperature, truncate = models.sampling
@@ -1077,7 +1160,7 @@ def test_values_by_sampling_are_what_pi_earns(a_run, monkeypatch):
         exact = (logp.exp() * earned).sum().item()
         assert models.beta * (logp.exp() * (logp - ref)).sum() > 0.5
         monkeypatch.setattr(look, "CONTINUATIONS", 4000)
-        values = look.values_by_sampling(models, query, response, T, models.beta)
+        values = look.values_by_sampling(models, query, response, T)
     if truncate(response[:, :-1])[1].item():
         pytest.skip("this response ended before its last token")
     assert values.shape == (1, T) and length.item() == T
@@ -1085,7 +1168,7 @@ def test_values_by_sampling_are_what_pi_earns(a_run, monkeypatch):
 
 
 def test_token_tables_add_up(a_run, small_look):
-    models = look.models_of(a_run)
+    models = look.models_of(a_run, "cpu")
     torch.manual_seed(1)
     with torch.no_grad():
         query = next(iter(models.queries.values()))[:1]
@@ -1094,13 +1177,13 @@ def test_token_tables_add_up(a_run, small_look):
     assert "".join(row["text"] for row in table["tokens"]).strip() == look.texts_of(
         models, response)[0]
     cost = sum(row["pi"] - row["rho"] for row in table["tokens"])
-    assert cost == pytest.approx(table["kl"], abs=0.02)
+    assert cost == pytest.approx(table["cost"], abs=0.02)
     total = sum(row["reward"] for row in table["tokens"])
-    assert total == pytest.approx(table["r"] - models.beta * table["kl"], abs=0.02)
+    assert total == pytest.approx(table["r"] - models.beta * table["cost"], abs=0.02)
 
 
 def test_attributions_are_r_with_and_without_a_word(a_run):
-    models = look.models_of(a_run)
+    models = look.models_of(a_run, "cpu")
     pieces = look.attributions(models, "He left.", "She didn't smile, but ran.")
     assert "".join(piece for piece, _ in pieces) == "She didn't smile, but ran."
     assert [piece for piece, change in pieces if change is not None] == [
@@ -1111,10 +1194,14 @@ def test_attributions_are_r_with_and_without_a_word(a_run):
         return models.r(torch.tensor([ids]), torch.tensor([len(ids)])).item()
     changes = {piece: change for piece, change in pieces}
     assert changes["smile"] == pytest.approx(
-        r("She didn't smile, but ran.") - r("She didn't , but ran."), abs=0.002)
+        r("She didn't smile, but ran.") - r("She didn't, but ran."), abs=0.002)
+    assert changes["ran"] == pytest.approx(
+        r("She didn't smile, but ran.") - r("She didn't smile, but."), abs=0.002), (
+        'not "but .", which rho never wrote')
 
 
-def test_a_view_is_made_once_and_again_for_other_models(a_run, small_look, tmp_path):
+def test_a_view_is_made_once_and_again_for_other_models(a_run, small_look, tmp_path,
+                                                        monkeypatch):
     run = tmp_path / "run"
     shutil.copytree(a_run, run)
     looked = look.Look(run)
@@ -1123,6 +1210,8 @@ def test_a_view_is_made_once_and_again_for_other_models(a_run, small_look, tmp_p
     assert len(made["optimum"]) == 3 and len(made["pairs"]) == 2
     assert {len(of_query["texts"]) for of_query in made["optimum"]} == {64}
     assert [best["n"] for best in made["best_of"]] == [2, 4, 16, 64]
+    assert [pair["query"] for pair in made["pairs"]] == [
+        of_query["query"] for of_query in made["optimum"][:2]]
     said = []
     looked.say = said.append
     assert looked.kept_view() == json.loads(json.dumps(made)) and not said
@@ -1131,6 +1220,52 @@ def test_a_view_is_made_once_and_again_for_other_models(a_run, small_look, tmp_p
     torch.save(weights, run / "policy.pt")
     looked.kept_view()
     assert said, "another policy"
+    said.clear()
+    looked.kept_view()
+    assert not said
+    monkeypatch.setattr(look, "VERSION", 0)
+    looked.kept_view()
+    assert said, "another layout of page.json"
+
+
+def test_what_goes_wrong_with_a_view_is_said(a_run, monkeypatch):
+    for error in (UserError("r is damaged"), RuntimeError("out of memory")):
+        looked = look.Look(a_run)
+
+        def fails(of_look=None, error=error):
+            raise error
+        monkeypatch.setattr(looked, "kept_view", fails)
+        monkeypatch.setattr(threading, "excepthook", lambda hook: None)
+        assert not looked.state(0)["ready"]
+        looked.thread.join()
+        assert looked.state(0)["status"] == f"The samples could not be made: {error}"
+
+
+def test_the_device_that_is_given_is_the_views(a_run, tmp_path, monkeypatch, capsys):
+    devices = []
+
+    def view_of(folder, device, say):
+        devices.append(device)
+        return {"optimum": []}
+    monkeypatch.setattr(look, "view_of", view_of)
+    monkeypatch.setattr(look, "devices", lambda: ["another", "cpu"])
+    run, to = tmp_path / "run", str(tmp_path / "run.html")
+    shutil.copytree(a_run, run)
+    (run / "page.json").unlink(missing_ok=True)
+    assert page.main(["--out", str(run), "--save", to, *CPU]) == 0
+    (run / "page.json").unlink()
+    assert page.main(["--out", str(run), "--save", to]) == 0
+    assert devices == ["cpu", "another"]
+    capsys.readouterr()
+    assert page.main(["--out", str(run), "--save", to, "--device", "abacus"]) == 2
+    assert "--device is 'abacus'" in one_sentence(capsys)
+
+
+def test_a_thinned_run_keeps_its_end():
+    for n in (0, 1, 1999, 2000, 2001, 3999, 12345):
+        kept = look.thinned(list(range(n)))
+        assert len(kept) <= 2000 and kept[-1:] == list(range(n))[-1:]
+        assert n > 2000 or len(kept) == n
 
 
 def test_a_run_at_work_has_its_curves(a_run, tmp_path):
@@ -1170,7 +1305,9 @@ def test_what_is_being_made_is_said_from_the_start(a_run, small_look, tmp_path,
 
 def test_a_saved_page_is_one_small_file(a_run, small_look, tmp_path, capsys, monkeypatch):
     to = tmp_path / "run.html"
+    (a_run / "page.json").unlink(missing_ok=True)
     assert page.main(["--out", str(a_run), "--save", str(to)]) == 0
+    assert "query 2 of 2" in capsys.readouterr().out, "how far it is"
     html = to.read_text("utf-8")
     data = re.search(r'type="application/json">(.*?)</script>', html, re.DOTALL)[1]
     data = json.loads(data)
@@ -1182,7 +1319,11 @@ def test_a_saved_page_is_one_small_file(a_run, small_look, tmp_path, capsys, mon
     monkeypatch.setattr(look, "LARGEST_PAGE", len(html.encode()) - 1)
     assert page.main(["--out", str(a_run), "--save", str(to)]) == 0
     assert to.stat().st_size < len(html.encode()), "with fewer samples"
+    monkeypatch.setattr(look, "LARGEST_PAGE", 10_000)
     capsys.readouterr()
+    assert page.main(["--out", str(a_run), "--save", str(to)]) == 2
+    assert "above the 0.0 that a saved page may have" in one_sentence(capsys)
+    monkeypatch.undo()
     assert page.main(["--out", str(tmp_path), "--save", str(to)]) == 2
     one_sentence(capsys)
 
@@ -1271,10 +1412,6 @@ def window(one_browser):
     one_browser.get_log("browser")               # of earlier tests
     yield window
     one_browser.get("data:text/html,")
-
-
-MANY = [Question(f"Query {i}.", [f"Sample {i} {k}." for k in range(4)], [0, 1, 1, 0])
-        for i in range(30)]
 
 
 def test_twenty_labels_by_keys(window, serve, tmp_path):
@@ -1384,6 +1521,10 @@ def test_keys_that_mean_something_else(window, serve, tmp_path):
             break
     window.key(Keys.ENTER)
     assert len(read_comparisons(tmp_path / "ann.jsonl")) == 1
+    # And the next Tab goes to the next question's first sample.
+    assert window.run("return document.activeElement.id") == "query"
+    window.keys(Keys.TAB)
+    assert window.run("return document.activeElement.textContent").startswith("1Sample")
 
 
 def test_ten_votes_and_their_win_rate(window, serve, tmp_path):
@@ -1391,6 +1532,8 @@ def test_ten_votes_and_their_win_rate(window, serve, tmp_path):
     window.open(served.url + "#compare")
     window.start_as("Ann")
     assert "Two of the four are by pi, two by rho" in window.text("purpose")
+    window.keys("r")
+    wait_until(lambda: "shows after 10 votes" in window.text("result"))
     sources = {q.query: q.models for q in MANY}
     won = 0
     for i in range(10):
@@ -1477,6 +1620,10 @@ def test_a_code_is_asked_for(window, serve):
     wait_until(lambda: window.visible("poll"))
     window.open(serve(code="other").url + "?code=other")     # as a link to share
     window.start_as("Ann")
+    window.open(serve(code="third").url + "?code=other")     # one of yesterday
+    wait_until(lambda: window.visible("code"))
+    window.keys("Ann\tthird\n")
+    wait_until(lambda: window.visible("poll"))
 
 
 @pytest.fixture
@@ -1507,6 +1654,7 @@ def check_slider(window, view):
     # exp(1000 / 0.5) is no number; exp(-1 / 0.5) is.
     weights = window.run("return weightsOf([1000, 1001], 0.5)")
     assert weights == pytest.approx([0.1192, 0.8808], abs=1e-4)
+    assert "Fewer than 100" in window.text("weak"), "64 there are"
     best = view["optimum"][0]["texts"][int(r[0].argmax())]
     assert texts[-1].startswith(best) and texts[0] != texts[-1]
 
@@ -1520,6 +1668,13 @@ def test_a_run_is_looked_at(window, serve, looked_at):
     assert "target 3" in window.text("kl-curve") and "nats" in window.text("kl-curve")
     view = looked_at.made
     check_slider(window, view)
+    # PPO's path is drawn above rho's reward, which is known when the run has ended.
+    paths = "return document.querySelectorAll('#plane .curve[style*=\"--pi\"]').length"
+    assert window.run(paths) == 1 and "PPO" in window.text("plane-legend")
+    at_work = {**looked_at.state(0), "table": None, "zero_shot": 0.0}
+    window.run("showRun(arguments[0]); drawAll()", at_work)
+    assert window.run(paths) == 0 and "PPO" not in window.text("plane-legend")
+    window.run("showRun(arguments[0]); drawAll()", looked_at.state(0))
     # A token's numbers, by the mouse and by the keys.
     tokens = view["pairs"][0]["pi"]["tokens"]
     spans = window.browser.find_elements("css selector", "#tokens-pi span")
@@ -1535,10 +1690,17 @@ def test_a_run_is_looked_at(window, serve, looked_at):
     assert cost.replace("-", "\u2212") in window.text("token")
     window.run("document.querySelector('input[value=advantage]').click()")
     assert "GAE" in window.text("color-words")
+    assert f"lambda {view['lam']}" in window.text("color-words")
+    assert (window.text("scale-low"), window.text("scale-high")) == ("\u22121", "+1")
     query = window.text("optimum-query")
     window.browser.find_element("id", "next").click()
-    assert window.text("optimum-query") != query
-    assert "mean change of r" in window.text("raise")
+    assert window.text("optimum-query") == view["optimum"][1]["query"] != query
+    # The optimum has more queries than there are pairs.
+    assert len(view["optimum"]) > len(view["pairs"])
+    window.run("const select = document.getElementById('optimum-which');"
+               "select.value = 2; select.dispatchEvent(new Event('change'))")
+    assert window.text("optimum-query") == view["optimum"][2]["query"]
+    assert "mean change of r" in window.text("raise") and "times" in window.text("raise")
     assert "pi over zero-shot" in window.text("table")
     window.no_errors()
 
