@@ -181,10 +181,10 @@ def word_table(models, queries, of_rho, of_pi):
             for text in texts:
                 counts[name].update(re.findall(WORD, text.casefold()))
     rows = []
-    for word, found in changes.items():
-        if len(found) >= OFTEN:
-            row = {"word": word, "n": len(found),
-                   "change": round(sum(found) / len(found), 3)}
+    for word, of_word in changes.items():
+        if len(of_word) >= OFTEN:
+            row = {"word": word, "n": len(of_word),
+                   "change": round(sum(of_word) / len(of_word), 3)}
             for name, of_model in counts.items():
                 row[name] = round(1000 * of_model[word] / of_model.total(), 2)
             rows.append(row)
@@ -232,7 +232,7 @@ def pairs_of(models, batches, say):
             response, length, _ = generate_finished(model, query, models.sampling)
             text, = texts_of(models, response)
             pair[name] = {**token_table(models, query, response, length),
-                          "words": attributions(models, pair["query"], text)}
+                          "attributions": attributions(models, pair["query"], text)}
         pairs.append(pair)
     return pairs
 

@@ -135,19 +135,20 @@ class Poll:
     shown: what stands on whose page, so that no two people are at one question. It is not
     on disk: after a restart two may be, and then both answers are kept."""
 
-    def __init__(self, questions, people, n, words, models):
+    def __init__(self, questions, people, n, instructions, models):
         self.questions = {key_of(q.query, q.samples): q for q in questions}
-        self.people, self.n, self.words, self.models = people, n, words, models
+        self.people, self.n = people, n
+        self.instructions, self.models = instructions, models
         self.in_common = set(list(self.questions)[:number_in_common(n)])
         self.shown = {}                                  # name -> question
         self.lock = threading.Lock()
 
-    def next_question(self, name, done, passed):
+    def next_question(self, name, done, skipped):
         """Every fifth is one that everybody is asked. The others are those that fewest
         people have: none, while there are enough."""
         with self.lock:
             open_ones = [key for key in self.questions
-                         if key not in done and key not in passed]
+                         if key not in done and key not in skipped]
             if self.shown.get(name) in open_ones:
                 return self.shown[name]
             common = [key for key in open_ones if key in self.in_common]
@@ -162,14 +163,14 @@ class Poll:
                 self.shown[name] = min(own, key=lambda key: taken[key])
             return self.shown.get(name)
 
-    def state(self, name, passed=(), note=""):
+    def state(self, name, skipped=(), note=""):
         """What a person's page shows next. last: what `undo` would take back."""
         answered = list(self.people.of(name).comparisons)
         done = [key for key in answered if key in self.questions]
         n = min(self.n, len(self.questions))
         question = None
         if len(done) < n:
-            key = self.next_question(name, set(done), passed)
+            key = self.next_question(name, set(done), skipped)
             if key is not None:
                 q = self.questions[key]
                 question = {"id": key, "query": q.query, "samples": q.samples}
@@ -179,11 +180,11 @@ class Poll:
         return {"question": question, "done": len(done), "n": n, "last": last,
                 "note": note}
 
-    def answer(self, name, key, best, passed):
+    def answer(self, name, key, best, skipped):
         """Write an answer, once, however often it is sent, and go on."""
         q, answers = self.questions.get(key), self.people.of(name)
         if q is None:
-            return self.state(name, passed, "That question is not one of today's; "
+            return self.state(name, skipped, "That question is not one of today's; "
                               "nothing was written.")
         with answers.lock:
             earlier = answers.comparisons.get(key)
@@ -194,9 +195,9 @@ class Poll:
         if earlier is not None and earlier.samples[earlier.best] != q.samples[best]:
             note = ("You had answered that question, perhaps in another window. The "
                     "first answer stands; Undo takes it back.")
-        return self.state(name, passed, note)
+        return self.state(name, skipped, note)
 
-    def undo(self, name, key, passed):
+    def undo(self, name, key, skipped):
         """Take back the last answer, if it is to this question, and ask it again."""
         answers = self.people.of(name)
         note = ""
@@ -208,7 +209,7 @@ class Poll:
                 note = "You have answered another one since; nothing was taken back."
         self.people.changed.set()
         self.show(name, key)
-        return self.state(name, passed, note)
+        return self.state(name, skipped, note)
 
     def show(self, name, key):
         with self.lock:
@@ -250,19 +251,21 @@ def number_in_common(n):
 class Site:
     """The polls, the run that is looked at, and the code that is asked for, if any.
 
-    train: the command that learns from the labels."""
+    train_command: what learns from the labels."""
 
-    def __init__(self, polls, look, code, train):
-        self.polls, self.look, self.code, self.train = polls, look, code, train
+    def __init__(self, polls, look, code, train_command):
+        self.polls, self.look, self.code = polls, look, code
+        self.train_command = train_command
 
     def about(self):
         """What a page must know before it asks anything else."""
-        polls = {title: {"words": poll.words, "models": poll.models, "n": poll.n}
+        polls = {title: {"instructions": poll.instructions, "models": poll.models,
+                         "n": poll.n}
                  for title, poll in self.polls.items()}
         return {"polls": polls, "look": self.look is not None,
-                "train": self.train}
+                "train_command": self.train_command}
 
-    def run(self, start):
+    def curves(self, start):
         """The run, its curves from line `start` of its metrics.jsonl on."""
         if self.look is None:
             raise Refused(404, "This page was started without the --out of a run.")
@@ -280,18 +283,18 @@ class Site:
         name = checked_name(text_in(body, "name"))
         if what == "results":
             return poll.results(name)
-        passed = texts_in(body, "passed")
+        skipped = texts_in(body, "skipped")
         if what == "next":
             if "show" in body:
                 poll.show(name, text_in(body, "show"))
-            return poll.state(name, passed)
+            return poll.state(name, skipped)
         key = text_in(body, "id")
         if what == "undo":
-            return poll.undo(name, key, passed)
+            return poll.undo(name, key, skipped)
         best = body.get("best")
         if type(best) is not int or not 0 <= best <= 3:
             raise Refused(400, "best must be 0, 1, 2 or 3.")
-        return poll.answer(name, key, best, passed)
+        return poll.answer(name, key, best, skipped)
 
 
 def text_in(body, field):
@@ -343,12 +346,12 @@ class Handler(BaseHTTPRequestHandler):
     wbufsize = -1                    # head and body of a reply go out together
 
     def do_GET(self):
-        self.answer_with(self.got)
+        self.reply_with(self.get)
 
     def do_POST(self):
-        self.answer_with(self.posted)
+        self.reply_with(self.post)
 
-    def answer_with(self, function):
+    def reply_with(self, function):
         """Whatever is wrong with a request, it is one sentence."""
         try:
             function()
@@ -363,7 +366,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send(500, {"error": f"The server could not do this: {e!r}."})
             raise
 
-    def got(self):
+    def get(self):
         path, _, query = self.path.partition("?")
         if path == "/":
             self.check_host()
@@ -377,10 +380,10 @@ class Handler(BaseHTTPRequestHandler):
             start = parse_qs(query).get("start", ["0"])[0]
             if not re.fullmatch("[0-9]{1,9}", start):
                 raise Refused(400, "start must be a number.")
-            return self.send(200, self.server.site.run(int(start)))
+            return self.send(200, self.server.site.curves(int(start)))
         raise Refused(404, "There is nothing at this address.")
 
-    def posted(self):
+    def post(self):
         body = self.body()
         self.check_code()
         what = self.path.removeprefix("/api/")
@@ -464,8 +467,11 @@ def make_polls(options, cfg, people):
         file = questions_file(people.folder, cfg, policies, part)
         return questions_of(file, total, make)
 
-    words = read_instructions(options.instructions) or f"{WORDING[cfg.task]}\n\n{ADVICE}"
-    polls = {"label": Poll(questions([""], "reward"), people, options.n, words, ["rho"])}
+    instructions = read_instructions(options.instructions)
+    if not instructions.strip():
+        instructions = f"{WORDING[cfg.task]}\n\n{ADVICE}"
+    polls = {"label": Poll(questions([""], "reward"), people, options.n, instructions,
+                           ["rho"])}
     policy, opponent = policies_of(options)
     if policy:
         part, voters = "evaluation", People(people.folder / "votes")
@@ -473,7 +479,7 @@ def make_polls(options, cfg, people):
             part, voters = "reward", people
         names = [options.policy or "pi", opponent or "zero-shot rho"]
         polls["compare"] = Poll(questions([policy, opponent], part), voters, options.n,
-                                words, names)
+                                instructions, names)
     return polls
 
 

@@ -672,15 +672,15 @@ def test_undo_also_after_a_restart_and_never_twice(serve, tmp_path):
 def test_skipped_questions_come_last(serve):
     client = Client(serve().port)
     person = {"poll": "label", "name": "Ann"}
-    passed = [client.ask("next", **person)["question"]["id"]]
+    skipped = [client.ask("next", **person)["question"]["id"]]
     for _ in range(4):
-        state = client.ask("next", **person, passed=passed)
-        assert state["question"]["id"] not in passed
+        state = client.ask("next", **person, skipped=skipped)
+        assert state["question"]["id"] not in skipped
         state = client.ask("answer", **person, id=state["question"]["id"], best=0,
-                           passed=passed)
+                           skipped=skipped)
     assert state["question"] is None and state["done"] == 4
-    shown = client.ask("next", **person, show=passed[0])
-    assert shown["question"]["id"] == passed[0]
+    shown = client.ask("next", **person, show=skipped[0])
+    assert shown["question"]["id"] == skipped[0]
 
 
 def test_people_share_every_fifth_question(serve):
@@ -740,7 +740,7 @@ def test_no_result_tells_whose_sample_a_vote_was_for(serve):
         assert told == [0] * 10 + [10] * 10 + [20] * 5 + [25]
 
 
-LONG = json.dumps({"poll": "label", "name": "a", "passed": ["x" * 99_999]}).encode()
+LONG = json.dumps({"poll": "label", "name": "a", "skipped": ["x" * 99_999]}).encode()
 ANN = {"poll": "label", "name": "Ann"}
 
 
@@ -753,8 +753,8 @@ ANN = {"poll": "label", "name": "Ann"}
     ("/api/next", {"poll": "label"}, 400, "name must be a text"),
     ("/api/next", {"poll": "x", "name": "a"}, 404, "no such poll"),
     ("/api/next", {"poll": ["label"], "name": "a"}, 400, "poll must be a text"),
-    ("/api/next", {**ANN, "passed": "x"}, 400, "passed must be a list"),
-    ("/api/next", {**ANN, "passed": [["x"]]}, 400, "passed must be a list"),
+    ("/api/next", {**ANN, "skipped": "x"}, 400, "skipped must be a list"),
+    ("/api/next", {**ANN, "skipped": [["x"]]}, 400, "skipped must be a list"),
     ("/api/next", {**ANN, "show": 3}, 400, "show must be a text"),
     ("/api/answer", ANN, 400, "id must be a text"),
     ("/api/answer", {**ANN, "id": "x", "best": "1"}, 400, "best must be"),
@@ -1042,6 +1042,14 @@ def test_what_the_user_can_mend_is_one_sentence(a_run, tmp_path, capsys):
         assert words in one_sentence(capsys), words
     assert (to / "labels.jsonl").read_bytes() == before
     assert not (a_run / "page.lock").exists()
+
+
+def test_help_tells_what_a_setting_is_if_not_given(capsys):
+    for main, words in ((page.main, "(the run's; without one, 24)"),
+                        (lambda argv: label.main(["ask", *argv]), "(here: 24)")):
+        with pytest.raises(SystemExit):
+            main(["--help"])
+        assert words in " ".join(capsys.readouterr().out.split())
 
 
 def test_one_page_at_a_time_and_it_keeps_to_its_folder(a_run, tmp_path, capsys):
@@ -1374,7 +1382,8 @@ class Window:
         return self.run("return document.getElementById(arguments[0]).textContent", name)
 
     def visible(self, name):
-        return self.browser.find_element("id", name).is_displayed()
+        return any(found.is_displayed()
+                   for found in self.browser.find_elements("id", name))
 
     def keys(self, keys):
         """Keys, as they come to whatever has the focus."""
@@ -1458,7 +1467,7 @@ def test_on_a_phone_the_next_question_is_in_sight(window, serve):
     window.size(390, 400)
     window.open(serve().url)
     window.start_as("Ann")
-    is_open = "return document.getElementById('words').open"
+    is_open = "return document.getElementById('instructions').open"
     assert window.run(is_open)
     window.run("scrollTo(0, document.body.scrollHeight)")
     window.key("4")
@@ -1689,8 +1698,10 @@ def test_a_run_is_looked_at(window, serve, looked_at):
     cost = f"costs {tokens[2]['pi'] - tokens[2]['rho']:.2f} nats".replace("-0.00", "0.00")
     assert cost.replace("-", "\u2212") in window.text("token")
     window.run("document.querySelector('input[value=advantage]').click()")
-    assert "GAE" in window.text("color-words")
-    assert f"lambda {view['lam']}" in window.text("color-words")
+    assert "GAE" in window.text("color-meaning")
+    assert f"lambda {view['lam']}" in window.text("color-meaning")
+    window.run("document.querySelector('input[value=reward]').click()")
+    assert f"\u2212{view['beta']:.3f} (the run" in window.text("color-meaning")
     assert (window.text("scale-low"), window.text("scale-high")) == ("\u22121", "+1")
     query = window.text("optimum-query")
     window.browser.find_element("id", "next").click()
@@ -1700,7 +1711,13 @@ def test_a_run_is_looked_at(window, serve, looked_at):
     window.run("const select = document.getElementById('optimum-which');"
                "select.value = 2; select.dispatchEvent(new Event('change'))")
     assert window.text("optimum-query") == view["optimum"][2]["query"]
-    assert "mean change of r" in window.text("raise") and "times" in window.text("raise")
+    assert "change" in window.text("raise") and "times" in window.text("raise")
+    # The firm part of the frontier ends where the dotted one begins.
+    samples = "[512, 120, 99, 101, 3].map(samples => ({samples}))"
+    parts = window.run(f"return splitAtFirm({samples})")
+    assert [[row["samples"] for row in part] for part in parts] == [
+        [512, 120, 99], [99, 101, 3]]
+    assert window.run("return splitAtFirm([{samples: 512}])") == [[{"samples": 512}], []]
     assert "pi over zero-shot" in window.text("table")
     window.no_errors()
 
