@@ -237,8 +237,8 @@ class Answers:
         self.file.truncate(self.starts[-1])
         self.starts.pop()
         _, comparison = self.comparisons.popitem()
-        os.fsync(self.file.fileno())     # after truncate the line is gone, whatever this
-        return comparison                # says
+        os.fsync(self.file.fileno())     # last: the line is gone, whatever this says
+        return comparison
 
     def close(self):
         self.file.close()

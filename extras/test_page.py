@@ -1722,6 +1722,30 @@ def test_a_run_is_looked_at(window, serve, looked_at):
     window.no_errors()
 
 
+@pytest.mark.parametrize("width", [390, 1200, 1920])
+def test_labels_in_the_plane_stand_clear_of_each_other(width, window, serve, looked_at):
+    window.size(width, 900)
+    window.open(serve(look=looked_at).url + "#look")
+    wait_until(lambda: window.visible("view"))
+    # The default run's: pi ends beside the best of 64.
+    best_of = [{"n": n, "kl_bound": kl, "gain": gain} for n, kl, gain in (
+        (2, 0.19, 0.53), (4, 0.64, 0.95), (16, 1.84, 1.58), (64, 3.17, 2.03))]
+    window.run("view.best_of = arguments[0]; view.rho.reward = 0;"
+               "view.pi = {kl: 2.97, reward: 1.97}; drawOptimum()", best_of)
+    labels = window.run("""
+        return [...document.querySelectorAll("#plane .mark")].map(label => {
+          const {left, right, top, bottom} = label.getBoundingClientRect();
+          return [label.textContent, left, right, top + 4, bottom - 4];
+        }).filter(([text]) => text);""")
+    assert sorted(label[0] for label in labels) == ["16", "2", "4", "64", "pi", "rho"]
+    for i, (a, left, right, top, bottom) in enumerate(labels):
+        for b, left_b, right_b, top_b, bottom_b in labels[:i]:
+            beside = right <= left_b or right_b <= left
+            above = bottom <= top_b or bottom_b <= top
+            assert beside or above, (a, b)
+    window.size(1200, 900)
+
+
 def test_a_run_at_work_is_watched(window, serve, a_run, tmp_path):
     run = tmp_path / "at work"
     run.mkdir()
