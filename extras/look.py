@@ -76,15 +76,21 @@ def metrics_of(folder):
     path = folder / "metrics.jsonl"
     if not path.exists():
         return []
-    return path.read_text("utf-8").split("\n")[:-1]
+    with reading(path):
+        return path.read_text("utf-8").split("\n")[:-1]
 
 
 def curves_of(folder, lines):
-    """What is drawn of some lines of metrics.jsonl."""
+    """What is drawn of some lines of metrics.jsonl: numbers that are finite."""
+    curves = []
     with reading(folder / "metrics.jsonl"):
-        parsed = [json.loads(line) for line in lines]
-        return [{key: round(line[key], 4) for key in CURVES if key in line}
-                for line in parsed]
+        for line in lines:
+            stats = json.loads(line)
+            row = {key: round(stats[key], 4) for key in CURVES
+                   if key in stats and math.isfinite(stats[key])}
+            if "episode" in row:
+                curves.append(row)
+    return curves
 
 
 # --- samples, token by token ------------------------------------------------------------
@@ -353,8 +359,9 @@ def save_page(look, page, path):
     while True:
         optimum = [{**of_query, "texts": of_query["texts"][:n], "r": of_query["r"][:n]}
                    for of_query in view["optimum"]]
-        data = json.dumps({"state": state, "view": {**view, "optimum": optimum}},
-                          ensure_ascii=False, separators=(",", ":"))
+        with reading(look.folder / "page.json"):         # a number that is not finite
+            data = json.dumps({"state": state, "view": {**view, "optimum": optimum}},
+                              ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         # "<" could end the script element: a sample may contain markup.
         data = data.replace("<", "\\u003c")
         whole = page.replace(place, place.replace("null<", data + "<")).encode()

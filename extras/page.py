@@ -40,7 +40,7 @@ from dataclasses import fields, replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, quote
+from urllib.parse import parse_qs, quote, unquote
 
 from extras.look import Look, save_page
 from extras.questions import (LABELS, MOST_QUESTIONS, PAGE_LOCK, WORDING, Answers,
@@ -60,6 +60,7 @@ except ImportError:              # Windows, where nothing stops two pages in one
 PAGE = Path(__file__).with_name("page.html")
 MOST_PEOPLE = 500                # each is an open file
 LONGEST_BODY = 100_000           # bytes; a request lists the skipped questions
+RESERVED = r"labels$|(con|prn|aux|nul|com\d|lpt\d)($|\.)"      # these by Windows
 LOOPBACK = {"127.0.0.1": "127.0.0.1", "localhost": "localhost", "::1": "[::1]"}
 TELL_EVERY = 10                  # votes; told after each, a win rate would unblind it
 ADVICE = (
@@ -85,12 +86,24 @@ class People:
     def __init__(self, folder):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self.lock = threading.Lock()
+        self.lock = threading.Lock()                     # of names
+        self.writing = threading.Lock()                  # labels.jsonl
         self.changed = threading.Event()                 # since labels.jsonl was written
         self.answers = {}                                # by name
         for path in sorted(folder.glob("*.jsonl")):
             if path.name != LABELS:
-                self.answers[path.stem] = Answers(path)
+                self.add(path)
+
+    def add(self, path):
+        """A file that is there, of this page or put there by hand."""
+        try:
+            name = checked_name(path.stem)
+        except Refused:                                  # counts, but nobody has the name
+            name = path.stem
+        if name in self.answers:
+            raise UserError(f"{self.answers[name].path} and {path} are of one name; "
+                            "rename one of them")
+        self.answers[name] = Answers(path)
 
     def of(self, name):
         """One person's Answers; a new file for a new name."""
@@ -108,7 +121,7 @@ class People:
 
     def write_labels(self):
         """labels.jsonl: all answers, no question twice."""
-        with self.lock:
+        with self.writing:                               # while people go on answering
             comparisons = merged(self.comparisons())
             with whole_file(self.folder / LABELS) as part:
                 write_comparisons(part, comparisons)
@@ -116,15 +129,20 @@ class People:
     def keep_labels(self):
         """Write labels.jsonl soon after an answer, for as long as the page runs. Where
         that fails, people's own files still have every answer; it is tried again."""
+        said = ""
         while True:
             self.changed.wait()
             self.changed.clear()
             started = time.time()
             try:
                 self.write_labels()
+                said = ""
             except OSError as e:
                 self.changed.set()
-                print(f"extras.page: {LABELS} could not be written: {e}", file=sys.stderr)
+                sentence = f"extras.page: {LABELS} could not be written: {e}"
+                if sentence != said:
+                    print(sentence, file=sys.stderr)
+                said = sentence
             took = time.time() - started
             time.sleep(max(0.5, 20 * took))      # of many answers less often
 
@@ -314,10 +332,17 @@ def texts_in(body, field):
 def checked_name(name):
     """A name as a file can have it; upper and lower case are one, as on some disks."""
     name = unicodedata.normalize("NFC", " ".join(name.split())).casefold()
-    name = unicodedata.normalize("NFC", name)
-    if not re.fullmatch(r"\w[\w '-]{0,39}", name) or f"{name}.jsonl" == LABELS:
-        raise Refused(400, "A name has 1 to 40 letters, digits, spaces, - and ', begins "
-                      "with a letter or a digit, and is not \"labels\".")
+    # casefold leaves a dot above the small letter of the Turkish capital I with a dot.
+    name = unicodedata.normalize("NFC", name).replace("i\u0307", "i")
+    name = name.replace("\u2019", "'")
+    # Letters, marks (vowels of Devanagari, Thai or Arabic) and numbers.
+    kinds = [unicodedata.category(c)[0] for c in name]
+    fits = 1 <= len(name) <= 40 and kinds[0] in "LN" and not name.endswith(".")
+    fits = fits and all(kind in "LMN" or c in "_ '-." for kind, c in zip(kinds, name))
+    if not fits or re.match(RESERVED, name):
+        raise Refused(400, "A name has 1 to 40 letters, digits, spaces, _, ', - and ., "
+                      "begins with a letter or a digit, does not end with a period, and "
+                      "is not \"labels\" or a device of Windows.")
     return name
 
 
@@ -425,13 +450,14 @@ class Handler(BaseHTTPRequestHandler):
     def check_code(self):
         self.check_host()
         code = self.server.site.code
-        given = self.headers.get("X-Code", "")
+        given = unquote(self.headers.get("X-Code", ""))
         if code is not None and not hmac.compare_digest(given.encode(), code.encode()):
+            time.sleep(0.5)                              # for whoever tries many
             raise Refused(401, "This page asks for a code.")
 
     def send(self, status, content, kind="application/json"):
         if not isinstance(content, bytes):
-            content = json.dumps(content).encode()
+            content = json.dumps(content, allow_nan=False).encode()
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
@@ -468,7 +494,7 @@ def make_polls(options, cfg, people):
         return questions_of(file, total, make)
 
     instructions = read_instructions(options.instructions)
-    if not instructions.strip():
+    if not instructions:
         instructions = f"{WORDING[cfg.task]}\n\n{ADVICE}"
     polls = {"label": Poll(questions([""], "reward"), people, options.n, instructions,
                            ["rho"])}
@@ -495,13 +521,14 @@ def policies_of(options):
 
 
 def read_instructions(given):
-    """What people are told: a text file, or the words themselves. One word is a file's
-    name, so that a slip in it is no instruction."""
+    """What people are told: a text file, or the words themselves. What ends as a text
+    file's name is one, so that a slip in it is no instruction."""
     is_file = os.path.isfile(given)              # False for what is too long for a name
-    if not is_file and len(given.split()) != 1:
-        return given
+    is_name = len(given.split()) == 1 and given.strip().endswith((".txt", ".md"))
+    if not is_file and not is_name:
+        return given.strip()
     try:
-        return Path(given).read_text("utf-8-sig")
+        return Path(given).read_text("utf-8-sig").strip()
     except UnicodeDecodeError:
         raise UserError(f"{given}: not UTF-8 text") from None
 
@@ -532,8 +559,9 @@ def code_of(options, folder):
     if options.host in LOOPBACK:
         return None
     path = folder / "code.txt"
-    if not path.exists():
+    if not path.exists() or not path.read_text().strip():
         with whole_file(path) as part:
+            part.touch(0o600)
             letters = [secrets.choice("abcdefghjkmnpqrstuvwxyz") for _ in range(8)]
             part.write_text("".join(letters))
     return path.read_text().strip()
@@ -543,7 +571,7 @@ def train_command(cfg, folder):
     """How to learn from the labels in a folder."""
     words = ["python", "rlhf.py", "--rho", cfg.rho, "--labels", str(folder / LABELS)]
     for f in fields(Config):
-        if f.name in ("response_length", "truncate_after", "temperature"):
+        if f.name in ("task", "response_length", "truncate_after", "temperature"):
             if getattr(cfg, f.name) != f.default:
                 words += [f"--{f.name}", str(getattr(cfg, f.name))]
     return shlex.join([*words, "--out", str(folder / "run")])
@@ -614,11 +642,21 @@ def read_options(argv):
     check_number("n", options.n, MOST_QUESTIONS // options.people)
     if not 0 <= options.port <= 65535:
         raise UserError(f"--port is {options.port}, but must be 0 to 65535")
-    if not options.code.isascii():
-        raise UserError("--code must be of ASCII characters, or browsers cannot send it")
+    if not re.fullmatch("[!-~]{0,80}", options.code):
+        raise UserError("--code must be of at most 80 letters, digits and signs (ASCII)")
+    if options.save:
+        check_save(Path(options.save))
     if not options.out and (options.save or not options.rho or not options.to):
         raise UserError("give the --out of a run; or, to label alone, a --rho and a --to")
     return options
+
+
+def check_save(path):
+    """Refuse to write a page over what is none, such as a model."""
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--save is {path}, but a page's name ends with .html")
+    if path.exists() and not path.read_bytes()[:15].lower() == b"<!doctype html>":
+        raise UserError(f"{path} is there, and is not a page; give another --save")
 
 
 def main(argv=None):
@@ -628,6 +666,8 @@ def main(argv=None):
         options = read_options(argv)
         look, cfg = None, Config()
         if options.out:
+            if not Path(options.out, "config.json").exists():
+                raise UserError(f"{options.out} is not the folder of a run")
             rho = Path(options.out, "rho.pt")
             rho = str(rho) if rho.exists() else ""       # a run that has just begun
             cfg = read_config_of(Path(options.out))

@@ -100,7 +100,7 @@ def make_questions(cfg, policies, part, progress, n, earlier):
     start at the same time get the same."""
     device = cfg.device or devices()[0]
     rho, tokenizer, queries, _ = load_rho(Path(cfg.rho), device)
-    models = [load(copy.deepcopy(rho), Path(path), "policy") if path else rho
+    models = [load_policy(cfg.rho, rho, Path(path)) if path else rho
               for path in policies]
     sampling = sampling_of(cfg, tokenizer)
     seeded(cfg.seed, f"questions from {earlier}")
@@ -122,6 +122,19 @@ def make_questions(cfg, policies, part, progress, n, earlier):
             questions.append(Question(tokenizer.decode(ids), [samples[k] for k in order],
                                       [whose[k] for k in order]))
     return [questions[i] for i in torch.randperm(n).tolist()]
+
+
+def load_policy(rho_path, rho, path):
+    """A policy of this rho. One beside which another rho lies is refused: on this one's
+    tokens it would write nothing that means anything."""
+    beside = path.with_name("rho.pt")
+    if beside.exists() and not beside.samefile(rho_path):
+        ours, theirs = rho.state_dict(), load_rho(beside, rho.device)[0].state_dict()
+        same = ours.keys() == theirs.keys()
+        if not same or not all(torch.equal(ours[name], theirs[name]) for name in ours):
+            raise UserError(f"{path} was trained from another rho, {beside}, not from "
+                            f"{rho_path}")
+    return load(copy.deepcopy(rho), path, "policy")
 
 
 def questions_of(path, n, make):
@@ -205,6 +218,16 @@ class Answers:
             self.file.truncate(self.file.tell() - len(last))
         elif last:                               # whole, but somebody wrote it by hand
             self.file.write(b"\n")
+        self.end = self.file.seek(0, os.SEEK_END)
+
+    def check_untouched(self):
+        """What another program did to the file since is not written over, nor is an
+        answer lost in a file that is no longer there."""
+        here = os.fstat(self.file.fileno())
+        is_there = self.path.exists() and os.path.samestat(os.stat(self.path), here)
+        if not is_there or here.st_size != self.end:
+            raise UserError(f"{self.path} was moved, deleted or changed by another "
+                            "program; nothing was written; start this one again")
 
     def remember(self, comparison, start):
         if len(comparison.samples) != 4:
@@ -220,7 +243,8 @@ class Answers:
     def add(self, comparison):
         """Write an answer. Where the disk is full nothing of it stays."""
         line = comparison_line(comparison).encode()
-        start = self.file.seek(0, os.SEEK_END)
+        self.check_untouched()
+        start = self.end
         try:
             if self.file.write(line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
@@ -228,14 +252,16 @@ class Answers:
         except OSError:
             self.file.truncate(start)
             raise
+        self.end += len(line)
         self.remember(comparison, start)
 
     def undo(self):
         """Take the last answer back, of today or of earlier. None if there is none."""
         if not self.comparisons:
             return None
-        self.file.truncate(self.starts[-1])
-        self.starts.pop()
+        self.check_untouched()
+        self.end = self.starts.pop()
+        self.file.truncate(self.end)
         _, comparison = self.comparisons.popitem()
         os.fsync(self.file.fileno())     # last: the line is gone, whatever this says
         return comparison

@@ -122,6 +122,27 @@ def test_an_answer_is_on_disk_when_add_returns(tmp_path, monkeypatch):
     assert answers.undo() is None and (tmp_path / "l").read_bytes() == b""
 
 
+@pytest.mark.parametrize("change", ["moved", "replaced", "edited"])
+def test_a_file_that_another_program_changes_is_not_written_over(change, tmp_path):
+    path = tmp_path / "l"
+    answers = Answers(path)
+    answers.add(comparison(0, 0))
+    answers.add(comparison(1, 1))
+    if change == "moved":
+        path.rename(tmp_path / "elsewhere")
+    elif change == "replaced":
+        path.rename(tmp_path / "elsewhere")
+        shutil.copy(tmp_path / "elsewhere", path)
+    else:
+        with open(path, "a") as file:
+            file.write(comparison_line(comparison(2, 2)))
+    before = path.read_bytes() if path.exists() else None
+    for action in (answers.undo, lambda: answers.add(comparison(3, 3))):
+        with pytest.raises(UserError, match="was moved, deleted or changed"):
+            action()
+    assert (path.read_bytes() if path.exists() else None) == before
+
+
 def test_undo_after_a_restart_to_the_very_first(tmp_path):
     lines = [comparison_line(comparison(i, 1)) for i in range(3)]
     (tmp_path / "l").write_text(lines[0] + "\n" + lines[1] + lines[2])     # a blank line
@@ -251,6 +272,19 @@ def test_two_models_give_four_samples_in_random_places(a_run, monkeypatch):
     for _, samples, whose in questions.make_questions(cfg, [""], "reward", list, 6, 0):
         assert sorted(samples) == ["rho 0", "rho 1", "rho 2", "rho 3"]
         assert whose == [0] * 4
+
+
+def test_a_policy_of_another_rho_is_refused(a_run, tmp_path):
+    cfg = rlhf.Config(rho=str(a_run / "rho.pt"), device="cpu", truncate_after=0)
+    for name in ("rho.pt", "policy.pt"):
+        shutil.copy(a_run / name, tmp_path)
+    policies = ["", str(tmp_path / "policy.pt")]
+    assert questions.make_questions(cfg, policies, "reward", list, 1, 0), "a copy is none"
+    saved = torch.load(tmp_path / "rho.pt", weights_only=True)
+    saved["weights"]["wte.weight"] += 0.01
+    torch.save(saved, tmp_path / "rho.pt")
+    with pytest.raises(UserError, match="was trained from another rho"):
+        questions.make_questions(cfg, policies, "reward", list, 1, 0)
 
 
 # --- agreement and win rates, by hand ---------------------------------------------------
@@ -629,6 +663,19 @@ def test_labels_are_written_soon_after_an_answer(serve, tmp_path):
     wait_until(lambda: (tmp_path / "labels.jsonl").read_bytes() == b"")
 
 
+def test_labels_that_cannot_be_written_are_said_once(serve, tmp_path, capsys):
+    served = serve()
+    in_the_way = tmp_path / "labels.jsonl"
+    in_the_way.mkdir()
+    (in_the_way / "x").touch()
+    threading.Thread(target=served.people.keep_labels, daemon=True).start()
+    served.people.changed.set()
+    time.sleep(1.5)
+    assert capsys.readouterr().err.count("could not be written") == 1
+    shutil.rmtree(in_the_way)
+    wait_until(in_the_way.exists)
+
+
 def wait_until(holds, seconds=30):
     until = time.time() + seconds
     while not holds():
@@ -781,7 +828,7 @@ def test_an_answer_to_a_question_of_another_day(serve, tmp_path):
 
 @pytest.mark.parametrize("name", [
     "", " ", "../x", "a/b", "a\\b", ".hidden", "-x", "a\0b", "labels", "LABELS", "a" * 41,
-    "a.b", "<b>", "a\nb\r\nc:d", "\ud800"])
+    "a.", "Con", "nul.x", "com1", "<b>", "a\nb\r\nc:d", "\ud800"])
 def test_names_that_no_file_should_have(name, serve, tmp_path):
     client = Client(serve().port)
     data = json.dumps({"poll": "label", "name": name}).encode()
@@ -796,6 +843,28 @@ def test_one_person_however_he_writes_his_name(serve, tmp_path):
     for name in ("José", "JOSÉ", "Jose\u0301", "  josé "):
         client.ask("next", poll="label", name=name)
     assert [path.name for path in tmp_path.glob("*.jsonl")] == ["josé.jsonl"]
+
+
+@pytest.mark.parametrize("name, file", [
+    ("İbrahim", "ibrahim"), ("O\u2019Brien", "o'brien"), ("J. Smith", "j. smith"),
+    ("अनिता", "अनिता"), ("กิตติ", "กิตติ"), ("Connie", "connie"), ("Żaneta", "żaneta")])
+def test_names_that_people_have(name, file, serve, tmp_path):
+    Client(serve().port).ask("next", poll="label", name=name)
+    assert [path.name for path in tmp_path.glob("*.jsonl")] == [f"{file}.jsonl"]
+
+
+def test_a_file_put_there_by_hand_is_its_persons(tmp_path):
+    write_comparisons(tmp_path / "Anna.jsonl", [comparison(0, 1)])
+    write_comparisons(tmp_path / "-x.jsonl", [comparison(1, 1)])
+    people = page.People(tmp_path)
+    assert len(people.of(page.checked_name("anna")).comparisons) == 1
+    assert list(people.comparisons()) == ["-x", "anna"], "what nobody is called counts"
+    for answers in people.answers.values():
+        answers.close()
+    write_comparisons(tmp_path / "anna.jsonl", [comparison(0, 1)])
+    if len(list(tmp_path.glob("*.jsonl"))) == 3:         # not where case counts for none
+        with pytest.raises(UserError, match="are of one name"):
+            page.People(tmp_path)
 
 
 def test_other_sites_and_strangers(serve):
@@ -1016,11 +1085,12 @@ def test_what_the_user_can_mend_is_one_sentence(a_run, tmp_path, capsys):
     to.mkdir()
     write_comparisons(to / "labels.jsonl", [comparison(0, 0)])
     before = (to / "labels.jsonl").read_bytes()
+    (to / "notes.html").write_text("<p>mine</p>")
     label_alone = ["--rho", rho, "--to", str(tmp_path / "new"), *CPU]
     for words, options in (
             ("--out of a run", []), ("--rho and a --to", ["--rho", rho]),
             ("--out of a run", ["--save", "x.html"]),
-            ("No such file", ["--out", str(tmp_path / "nowhere")]),
+            ("is not the folder of a run", ["--out", str(tmp_path / "nowhere")]),
             ("was not made by a page", ["--rho", rho, "--to", str(to), *CPU]),
             ("the folder of a run", ["--rho", rho, "--to", str(a_run), *CPU]),
             ("--n is 0", [*label_alone, "--n", "0"]),
@@ -1035,6 +1105,10 @@ def test_what_the_user_can_mend_is_one_sentence(a_run, tmp_path, capsys):
             ("No such file", [*label_alone, "--instructions", "nothing.txt"]),
             ("--port is 99999", [*label_alone, "--port", "99999"]),
             ("--code must be", [*label_alone, "--code", "é"]),
+            ("--code must be", [*label_alone, "--code", "a b"]),
+            ("ends with .html", ["--out", str(a_run), "--save",
+                                 str(a_run / "policy.pt")]),
+            ("is not a page", ["--out", str(a_run), "--save", str(to / "notes.html")]),
             ("give another --port", [*label_alone, "--host", "192.0.2.1", "--n", "1",
                                      "--truncate_after", "0"]),
             ("--help", ["--colour", "red"])):
@@ -1070,8 +1144,10 @@ def test_one_page_at_a_time_and_it_keeps_to_its_folder(a_run, tmp_path, capsys):
 def test_a_network_page_asks_for_a_code_that_stays(tmp_path):
     options = page.read_options(["--rho", "r", "--to", str(tmp_path), "--host",
                                  "0.0.0.0"])
+    (tmp_path / "code.txt").write_text("\n")             # as of a full disk
     code = page.code_of(options, tmp_path)
     assert re.fullmatch("[a-z]{8}", code) and page.code_of(options, tmp_path) == code
+    assert (tmp_path / "code.txt").stat().st_mode & 0o077 == 0, "for nobody else"
     options.code = "mine"
     assert page.code_of(options, tmp_path) == "mine"
     options.host = "127.0.0.1"
@@ -1096,14 +1172,22 @@ def test_instructions_are_a_file_or_words(tmp_path, monkeypatch):
     Path("what to do.txt").write_text("Be kind.", "utf-8")
     assert page.read_instructions("what to do.txt") == "Be kind."
     cyrillic = "Выберите лучшее продолжение. " * 10
-    for words in ("", "Choose the best.", cyrillic):
-        assert page.read_instructions(words) == words
+    for words in ("", "Choose the best.", cyrillic, "Glücklicher?", "最も幸せなもの"):
+        assert page.read_instructions(words) == words.strip()
+    assert page.read_instructions(" \n") == ""
     with pytest.raises(OSError, match="No such file"):
         page.read_instructions("what.txt")
     for name in ("latin.txt", "what to do.txt"):
         Path(name).write_bytes(b"Caf\xe9")
         with pytest.raises(UserError, match="not UTF-8 text"):
             page.read_instructions(name)
+
+
+def test_the_training_command_has_the_task():
+    cfg = rlhf.Config(rho="rho.pt", task="descriptiveness", temperature=1.0)
+    command = page.train_command(cfg, Path("class"))
+    assert "--task descriptiveness" in command and "--temperature 1.0" in command
+    assert "--response_length" not in command
 
 
 def polls_of(options, a_run):
@@ -1294,6 +1378,21 @@ def test_a_run_at_work_has_its_curves(a_run, tmp_path):
     (run / "metrics.jsonl").write_text(lines[0] + "\n" + lines[1] + "\n")
     assert [line["episode"] for line in looked.state(1)["curves"]] == [64]
     assert "when pi is trained" in state["status"]
+
+
+def test_numbers_that_are_not_finite_are_not_drawn(a_run, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copy(a_run / "config.json", run)
+    lines = ['{"episode": 32, "score": NaN, "kl": 1}', "{}", "[1, 2]",
+             '{"episode": 64, "kl": Infinity}', '{"episode": NaN}']
+    (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    state = look.Look(run).state(0)
+    assert state["curves"] == [{"episode": 32, "kl": 1}, {"episode": 64}]
+    assert state["lines"] == 5
+    (run / "metrics.jsonl").write_bytes(b"\xff\n")
+    with pytest.raises(UserError, match="metrics.jsonl is damaged"):
+        look.Look(run).state(0)
 
 
 def test_what_is_being_made_is_said_from_the_start(a_run, small_look, tmp_path,
@@ -1556,6 +1655,83 @@ def test_ten_votes_and_their_win_rate(window, serve, tmp_path):
     window.no_errors()
 
 
+def test_a_double_click_and_a_key_held_down_do_one_thing(window, serve, tmp_path):
+    window.open(serve(asked=MANY, n=10).url)
+    window.start_as("Ann")
+    labels = tmp_path / "ann.jsonl"
+    for n in (1, 2, 3):
+        time.sleep(0.5)
+        window.run("document.querySelector('#choices button').click()")
+        count = f"question {n + 1} "
+        wait_until(lambda: window.text("count").startswith(count))
+        window.run("document.querySelector('#choices button').click()")
+        time.sleep(0.1)
+        assert len(read_comparisons(labels)) == n, "nobody has read the second question"
+    time.sleep(0.5)
+    window.run("document.getElementById('undo').click()")
+    wait_until(lambda: window.text("count").startswith("question 3 "))
+    window.run("document.getElementById('undo').click()")
+    time.sleep(0.1)
+    assert len(read_comparisons(labels)) == 2
+    held = """
+        const event = new KeyboardEvent("keydown", {key: "Enter", repeat: true,
+                                                    bubbles: true, cancelable: true});
+        document.getElementById("undo").dispatchEvent(event);
+        return event.defaultPrevented;"""
+    assert window.run(held)
+
+
+def test_a_result_that_comes_late_does_not_stand_over_the_next_question(window, serve):
+    window.open(serve().url)
+    window.start_as("Ann")
+    window.run("""
+        const send = fetch;
+        fetch = async (path, ...rest) => {
+          if (path === "/api/results") await sleep(1);
+          return send(path, ...rest);
+        };""")
+    window.keys("r")
+    window.key("1")
+    time.sleep(1.5)
+    assert not window.visible("result")
+
+
+def test_a_browser_that_keeps_nothing(window, serve):
+    refuse = """
+        for (const kind of ["localStorage", "sessionStorage"]) {
+          Object.defineProperty(window, kind, {get() { throw new Error("refused"); }});
+        }"""
+    command = "Page.addScriptToEvaluateOnNewDocument"
+    script = window.browser.execute_cdp_cmd(command, {"source": refuse})
+    try:
+        window.open(serve(code="sesame").url)
+        wait_until(lambda: window.visible("code"))
+        window.keys("Ann\tsesame\n")
+        wait_until(lambda: window.visible("poll"))
+        window.key("s")
+        window.key("1")
+    finally:
+        window.browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", script)
+
+
+def test_texts_without_spaces_stay_on_the_page(window, serve):
+    samples = ["x" * 400, "幸" * 200, "\u202eright to left", "short"]
+    asked = [Question("y" * 300, samples, [0] * 4)]
+    window.size(390, 800)
+    window.open(serve(asked=asked, n=1).url)
+    window.start_as("Ann")
+    assert window.run("return document.documentElement.scrollWidth") <= 390
+    window.size(1200, 900)
+
+
+def test_an_answer_that_is_no_json_is_said(window, serve):
+    window.open(serve().url)
+    window.start_as("Ann")
+    window.run("fetch = async () => new Response('<p>proxy</p>')")
+    window.keys("1")
+    wait_until(lambda: "not one of this page" in window.text("note"))
+
+
 BAD = ("</script><script>document.title = 'bad'</script>"
        "<img src=x onerror=\"document.title = 'bad'\">")
 
@@ -1624,6 +1800,9 @@ def test_a_code_is_asked_for(window, serve):
     window.open(serve(code="sesame").url)
     wait_until(lambda: window.visible("code"))
     window.keys("Ann\tnot this\n")
+    wait_until(lambda: "not the code" in window.text("trouble"))
+    window.run("trouble('')")
+    window.keys("\tпароль\n")                            # no header has such letters
     wait_until(lambda: "not the code" in window.text("trouble"))
     window.keys("\tsesame\n")
     wait_until(lambda: window.visible("poll"))
