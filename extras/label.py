@@ -132,14 +132,14 @@ def agreement_command(options):
     """How often two people, by their files, chose the same text where both were asked,
     with its 95 % interval."""
     both = {1: comparisons_of(options.a), 2: comparisons_of(options.b)}
-    found = agreement(choices_of(both))
-    if found is None:
+    result = agreement(choices_of(both))
+    if result is None:
         raise UserError(f"{options.a} and {options.b} have no question in common")
-    alike, n = round(found["mean"] * found["n"]), found["n"]
+    alike, n = round(result["mean"] * result["n"]), result["n"]
     samples = len(next(iter(both[1].values())).samples)      # of a question: four, or two
     print(f"{options.a} and {options.b} agree on {alike} of {n} questions, "
-          f"{found['mean']:.1%} ({found['low']:.1%} to {found['high']:.1%}); chance is "
-          f"{100 // samples} %")
+          f"{result['mean']:.1%} ({result['low']:.1%} to {result['high']:.1%}); chance "
+          f"is at least {100 // samples} %")
 
 
 def read_options(argv):

@@ -24,8 +24,7 @@ from typing import NamedTuple
 import torch
 
 import gpt
-from evaluate import (BEST_OF, best_of, closing_table, columns_of, sample_and_score,
-                      seeded)
+from evaluate import best_of_n_results, closing_table, sample_and_score, seeded
 from gpt import generate, generate_finished, response_logprobs
 from ppo import gae, mask_before, response_kl, token_rewards
 from reward import Comparison, RewardModel, learned_reward, score_in_batches
@@ -40,6 +39,7 @@ CONTINUATIONS = 64               # of pi, for the value of each token
 OF_PI = 64                       # samples of pi to each query
 READ = 40                        # of rho's samples to each query, with words left out
 OFTEN = 8                        # times that a word must be in these, for its mean change
+VERSION = 2                      # of the layout of page.json
 CURVES = ["episode", "score", "true", "kl", "beta"]
 STAGES = {"rho.pt": "rho learns the language.", "labels.jsonl": "Questions are answered.",
           "reward.pt": "r learns from the labels.",
@@ -60,12 +60,11 @@ class Models(NamedTuple):
     lam: float             # GAE's lambda
 
 
-def models_of(folder):
+def models_of(folder, device):
     cfg = read_config_of(folder)
-    rho, tokenizer, queries, _ = load_rho(folder / "rho.pt", devices()[0])
+    rho, tokenizer, queries, _ = load_rho(folder / "rho.pt", device)
     pi = load(copy.deepcopy(rho), folder / "policy.pt", "policy")
     r = load(RewardModel(rho), folder / "reward.pt", "reward")
-    seeded(cfg.seed, "page")
     with reading(folder / "metrics.jsonl"):
         beta = json.loads(metrics_of(folder)[-1])["beta"]
     return Models(rho, pi, r, tokenizer, queries["evaluation"],
@@ -77,20 +76,26 @@ def metrics_of(folder):
     path = folder / "metrics.jsonl"
     if not path.exists():
         return []
-    return path.read_text("utf-8").split("\n")[:-1]
+    with reading(path):
+        return path.read_text("utf-8").split("\n")[:-1]
 
 
 def curves_of(folder, lines):
-    """What is drawn of some lines of metrics.jsonl."""
+    """What is drawn of some lines of metrics.jsonl: numbers that are finite."""
+    curves = []
     with reading(folder / "metrics.jsonl"):
-        parsed = [json.loads(line) for line in lines]
-        return [{key: round(line[key], 4) for key in CURVES if key in line}
-                for line in parsed]
+        for line in lines:
+            stats = json.loads(line)
+            row = {key: round(stats[key], 4) for key in CURVES
+                   if key in stats and math.isfinite(stats[key])}
+            if "episode" in row:
+                curves.append(row)
+    return curves
 
 
 # --- samples, token by token ------------------------------------------------------------
 
-def values_by_sampling(models, query, response, length, beta):
+def values_by_sampling(models, query, response, length):
     """V(x, y_<t) of the first `length` tokens: what pi earns from token t on, the price
     of its KL included, as a mean over continuations. query (1, Q), response (1, T) ->
     (1, T), 0 after the end."""
@@ -107,7 +112,7 @@ def values_by_sampling(models, query, response, length, beta):
         mask = mask_before(truncate(whole)[0], T)[:, t:]
         kl = response_kl(logprobs, ref_logprobs, mask)
         score = reward(query.expand(n, -1), whole)
-        values[0, t] = (score - beta * kl).mean()
+        values[0, t] = (score - models.beta * kl).mean()
     return values
 
 
@@ -120,7 +125,7 @@ def token_table(models, query, response, length):
     mask = mask_before(length, T)
     score = learned_reward(models.r, models.sampling)(query, response)       # (1,)
     rewards = token_rewards(score, logprobs, ref_logprobs, models.beta, mask)
-    values = values_by_sampling(models, query, response, int(length), models.beta)
+    values = values_by_sampling(models, query, response, int(length))
     advantages = gae(rewards, values, models.lam)
     columns = {"pi": logprobs, "rho": ref_logprobs, "reward": rewards, "value": values,
                "advantage": advantages}
@@ -130,8 +135,8 @@ def token_table(models, query, response, length):
         for name, column in columns.items():
             row[name] = round(column[0, t].item(), 3)
         rows.append(row)
-    kl = response_kl(logprobs, ref_logprobs, mask)
-    return {"r": round(score.item(), 3), "kl": round(kl.item(), 3), "tokens": rows}
+    cost = response_kl(logprobs, ref_logprobs, mask)     # of a sample of rho: no KL
+    return {"r": round(score.item(), 3), "cost": round(cost.item(), 3), "tokens": rows}
 
 
 def token_text(tokenizer, token):
@@ -152,7 +157,8 @@ def attributions(models, query, text):
     for match in re.finditer(WORD, text):
         pieces += [[text[at:match.start()], None], [match[0], 0.0]]
         at = match.end()
-        texts.append(" ".join((text[:match.start()] + text[at:]).split()))
+        left = " ".join((text[:match.start()] + text[at:]).split())
+        texts.append(re.sub(r" (?=[.,;:!?])", "", left))     # rho never wrote " ."
     pieces.append([text[at:], None])
     rows = [Comparison(query, [changed], 0) for changed in texts]
     tokens, lengths, _ = collate(rows, models.tokenizer, models.rho.shape["block_size"])
@@ -181,10 +187,10 @@ def word_table(models, queries, of_rho, of_pi):
             for text in texts:
                 counts[name].update(re.findall(WORD, text.casefold()))
     rows = []
-    for word, found in changes.items():
-        if len(found) >= OFTEN:
-            row = {"word": word, "n": len(found),
-                   "change": round(sum(found) / len(found), 3)}
+    for word, of_word in changes.items():
+        if len(of_word) >= OFTEN:
+            row = {"word": word, "n": len(of_word),
+                   "change": round(sum(of_word) / len(of_word), 3)}
             for name, of_model in counts.items():
                 row[name] = round(1000 * of_model[word] / of_model.total(), 2)
             rows.append(row)
@@ -194,12 +200,12 @@ def word_table(models, queries, of_rho, of_pi):
 # --- all that a page shows --------------------------------------------------------------
 
 @torch.no_grad()
-def view_of(folder, say):
+def view_of(folder, device, say):
     """What a finished run's page needs beside its curves. say(sentence): what is done."""
-    models = models_of(folder)
-    device = models.rho.device
+    models = models_of(folder, device)
+    seeded(read_config_of(folder).seed, "page")
     rewards = learned_reward(models.r, models.sampling), None
-    batches = [query.to(device) for query in
+    batches = [query.to(models.rho.device) for query in
                query_batches(sample_queries(models.queries, QUERIES), size=1)]
     queries = [models.tokenizer.decode(query[0].tolist()) for query in batches]
 
@@ -210,31 +216,37 @@ def view_of(folder, say):
                              OF_PI)
     texts_of_rho = [texts_of(models, response) for response in of_rho.response]
     texts_of_pi = [texts_of(models, response) for response in of_pi.response]
-    best = []
-    for n in BEST_OF:
-        score = columns_of(of_rho, best_of(n, of_rho.score)).score.mean().item()
-        best.append({"n": n, "kl": math.log(n) - (n - 1) / n, "reward": score})
+    pairs = pairs_of(models, batches[:PAIRS], say)
+    say("Leaving out words ...")
+    words = word_table(models, queries, [texts[:READ] for texts in texts_of_rho],
+                       texts_of_pi)
+    return {"beta": models.beta, "lam": models.lam, "pairs": pairs, "words": words,
+            "optimum": optimum_of(queries, texts_of_rho, of_rho.score),
+            "best_of": best_of_n_results(of_rho, models.sampling, models.tokenizer),
+            "pi": {"kl": of_pi.kl.mean().item(), "reward": of_pi.score.mean().item()},
+            "rho": {"reward": of_rho.score.mean().item()}}
 
+
+def pairs_of(models, batches, say):
+    """For each query (1, Q) a sample of rho and one of pi, token by token and word by
+    word."""
     pairs = []
-    for i, query in enumerate(batches[:PAIRS]):
-        say(f"Values, token by token: query {i + 1} of {PAIRS} ...")
-        pair = {}
+    for i, query in enumerate(batches):
+        say(f"Values, token by token: query {i + 1} of {len(batches)} ...")
+        pair = {"query": models.tokenizer.decode(query[0].tolist())}
         for name, model in (("rho", models.rho), ("pi", models.pi)):
             response, length, _ = generate_finished(model, query, models.sampling)
             text, = texts_of(models, response)
             pair[name] = {**token_table(models, query, response, length),
-                          "words": attributions(models, queries[i], text)}
+                          "attributions": attributions(models, pair["query"], text)}
         pairs.append(pair)
+    return pairs
 
-    say("Leaving out words ...")
-    words = word_table(models, queries, [texts[:READ] for texts in texts_of_rho],
-                       texts_of_pi)
-    optimum = [{"query": query, "texts": texts, "r": rounded(score)}
-               for query, texts, score in zip(queries, texts_of_rho, of_rho.score)]
-    return {"beta": models.beta, "optimum": optimum, "best_of": best, "pairs": pairs,
-            "words": words,
-            "pi": {"kl": of_pi.kl.mean().item(), "reward": of_pi.score.mean().item()},
-            "rho": {"kl": 0.0, "reward": of_rho.score.mean().item()}}
+
+def optimum_of(queries, texts_of_rho, scores):
+    """What the optimum is reweighted from: samples of rho to each query, and their r."""
+    return [{"query": query, "texts": texts, "r": rounded(score)}
+            for query, texts, score in zip(queries, texts_of_rho, scores)]
 
 
 def texts_of(models, response):
@@ -252,8 +264,8 @@ class Look:
     """The folder of a run, as a page sees it. The view takes a while; it is made once,
     in a thread of its own, and kept in the folder."""
 
-    def __init__(self, folder):
-        self.folder = folder
+    def __init__(self, folder, device=""):
+        self.folder, self.device = folder, device or devices()[0]
         self.cfg = read_config_of(folder)
         self.status, self.made = "", None
         self.lock = threading.Lock()
@@ -300,20 +312,22 @@ class Look:
     def make(self):
         try:
             self.made = self.kept_view()
-        except (UserError, OSError) as e:
-            self.status = str(e)
+        except Exception as e:           # or the page would say for ever that it is made
+            self.status = f"The samples could not be made: {e}"
+            if not isinstance(e, (UserError, OSError)):
+                raise
 
     def kept_view(self):
         """The view that lies in the folder, if it is of these models; else a new one."""
         path = self.folder / "page.json"
-        models = hashlib.sha256()
+        digest = hashlib.sha256(f"version {VERSION}".encode())
         for name in ("rho.pt", "reward.pt", "policy.pt"):
-            models.update((self.folder / name).read_bytes())
-        made_from = models.hexdigest()
+            digest.update((self.folder / name).read_bytes())
+        made_from = digest.hexdigest()
         if path.exists() and read_json(path).get("made_from") == made_from:
             self.status = ""
             return read_json(path)
-        view = {"made_from": made_from, **view_of(self.folder, self.say)}
+        view = {"made_from": made_from, **view_of(self.folder, self.device, self.say)}
         self.status = ""
         try:
             write_json(path, view)
@@ -325,6 +339,12 @@ class Look:
         self.status = f"The rest of this page is made, once, in some minutes. {sentence}"
 
 
+def thinned(curves):
+    """At most 2,000 updates, evenly, the last one among them."""
+    every = max(1, math.ceil(len(curves) / 2000))
+    return curves[(len(curves) - 1) % every::every]
+
+
 def save_page(look, page, path):
     """The page with its run as one file, which opens without a server: page.html with the
     data where it otherwise has `null`. Where that is too large, with fewer samples."""
@@ -332,21 +352,24 @@ def save_page(look, page, path):
         raise UserError(f"{look.folder} holds no finished policy; run rlhf.py first")
     view = look.made = look.kept_view()
     state = look.state(0)
-    every = math.ceil(len(state["curves"]) / 2000)
-    state["curves"] = state["curves"][::every]
+    state["curves"] = thinned(state["curves"])
     place = 'type="application/json">null<'
     assert page.count(place) == 1
     n = SAMPLES
     while True:
         optimum = [{**of_query, "texts": of_query["texts"][:n], "r": of_query["r"][:n]}
                    for of_query in view["optimum"]]
-        data = json.dumps({"state": state, "view": {**view, "optimum": optimum}},
-                          ensure_ascii=False, separators=(",", ":"))
+        with reading(look.folder / "page.json"):         # a number that is not finite
+            data = json.dumps({"state": state, "view": {**view, "optimum": optimum}},
+                              ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         # "<" could end the script element: a sample may contain markup.
         data = data.replace("<", "\\u003c")
         whole = page.replace(place, place.replace("null<", data + "<")).encode()
-        if len(whole) <= LARGEST_PAGE or n == 1:
+        if len(whole) <= LARGEST_PAGE:
             break
+        if n == 1:
+            raise UserError(f"{path} would have {len(whole) / 1e6:.1f} MB, above the "
+                            f"{LARGEST_PAGE / 1e6:.1f} that a saved page may have")
         n //= 2
     with whole_file(path) as part:
         part.write_bytes(whole)

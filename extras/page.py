@@ -8,13 +8,13 @@ their win rates and agreement; a page
 Not here: questions, answers, agreement (questions.py); what is told of a run (look.py);
 what stands in the browser (page.html)
 
-    python -m extras.page --out out/sentiment-seed0                  http://127.0.0.1:8000
-    python -m extras.page --out out/sentiment-seed0 --save run.html  to look at, no server
+    python -m extras.page --out out/sentiment-seed0     # then open http://127.0.0.1:8000
+    python -m extras.page --out out/sentiment-seed0 --save run.html     # without a server
     python -m extras.page --rho out/novel/rho.pt --to out/class --people 30 --host 0.0.0.0
 
-Everybody's answers are a file of his own in the folder --to, and all of them together,
-no question twice, its labels.jsonl. An answer is on disk before the next question shows.
-The server keeps nothing else: after a stop the same command goes on.
+Each person's answers are a file, NAME.jsonl, in the folder --to; labels.jsonl has all of
+them, each question once. An answer is on disk before the next question shows. The server
+keeps nothing else: after a stop the same command goes on.
 
 Omitted: passwords. Whoever knows the code may answer under any name. Encryption: what is
 sent over a network can be read there.
@@ -24,6 +24,7 @@ import argparse
 import hmac
 import json
 import math
+import os
 import re
 import secrets
 import shlex
@@ -39,7 +40,7 @@ from dataclasses import fields, replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote, unquote
 
 from extras.look import Look, save_page
 from extras.questions import (LABELS, MOST_QUESTIONS, PAGE_LOCK, WORDING, Answers,
@@ -47,7 +48,8 @@ from extras.questions import (LABELS, MOST_QUESTIONS, PAGE_LOCK, WORDING, Answer
                               config_of, key_of, make_questions, merged, questions_file,
                               questions_of, refuse_folder_of_run, win_rate)
 from reward import Comparison, write_comparisons
-from rlhf import Config, Parser, Progress, open_closed_streams, whole_file
+from rlhf import (Config, Parser, Progress, open_closed_streams, read_config_of,
+                  whole_file)
 from text import UserError
 
 try:
@@ -57,8 +59,10 @@ except ImportError:              # Windows, where nothing stops two pages in one
 
 PAGE = Path(__file__).with_name("page.html")
 MOST_PEOPLE = 500                # each is an open file
-LONGEST_BODY = 100_000           # bytes; a request with many skipped questions has some
+LONGEST_BODY = 100_000           # bytes; a request lists the skipped questions
+RESERVED = r"labels$|(con|prn|aux|nul|com\d|lpt\d)($|\.)"      # these by Windows
 LOOPBACK = {"127.0.0.1": "127.0.0.1", "localhost": "localhost", "::1": "[::1]"}
+TELL_EVERY = 10                  # votes; told after each, a win rate would unblind it
 ADVICE = (
     "Read the beginning, then all four continuations, and choose one with the keys 1 to 4"
     " or a click. Judge the continuations; the beginning is the same for all four. If two"
@@ -82,12 +86,24 @@ class People:
     def __init__(self, folder):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self.lock = threading.Lock()
+        self.lock = threading.Lock()                     # of names
+        self.writing = threading.Lock()                  # labels.jsonl
         self.changed = threading.Event()                 # since labels.jsonl was written
         self.answers = {}                                # by name
         for path in sorted(folder.glob("*.jsonl")):
             if path.name != LABELS:
-                self.answers[path.stem] = Answers(path)
+                self.add(path)
+
+    def add(self, path):
+        """A file that is there, of this page or put there by hand."""
+        try:
+            name = checked_name(path.stem)
+        except Refused:                                  # counts, but nobody has the name
+            name = path.stem
+        if name in self.answers:
+            raise UserError(f"{self.answers[name].path} and {path} are of one name; "
+                            "rename one of them")
+        self.answers[name] = Answers(path)
 
     def of(self, name):
         """One person's Answers; a new file for a new name."""
@@ -105,7 +121,7 @@ class People:
 
     def write_labels(self):
         """labels.jsonl: all answers, no question twice."""
-        with self.lock:
+        with self.writing:                               # while people go on answering
             comparisons = merged(self.comparisons())
             with whole_file(self.folder / LABELS) as part:
                 write_comparisons(part, comparisons)
@@ -113,15 +129,20 @@ class People:
     def keep_labels(self):
         """Write labels.jsonl soon after an answer, for as long as the page runs. Where
         that fails, people's own files still have every answer; it is tried again."""
+        said = ""
         while True:
             self.changed.wait()
             self.changed.clear()
             started = time.time()
             try:
                 self.write_labels()
+                said = ""
             except OSError as e:
                 self.changed.set()
-                print(f"extras.page: {LABELS} could not be written: {e}", file=sys.stderr)
+                sentence = f"extras.page: {LABELS} could not be written: {e}"
+                if sentence != said:
+                    print(sentence, file=sys.stderr)
+                said = sentence
             took = time.time() - started
             time.sleep(max(0.5, 20 * took))      # of many answers less often
 
@@ -132,19 +153,20 @@ class Poll:
     shown: what stands on whose page, so that no two people are at one question. It is not
     on disk: after a restart two may be, and then both answers are kept."""
 
-    def __init__(self, questions, people, n, words, models):
+    def __init__(self, questions, people, n, instructions, models):
         self.questions = {key_of(q.query, q.samples): q for q in questions}
-        self.people, self.n, self.words, self.models = people, n, words, models
+        self.people, self.n = people, n
+        self.instructions, self.models = instructions, models
         self.in_common = set(list(self.questions)[:number_in_common(n)])
         self.shown = {}                                  # name -> question
         self.lock = threading.Lock()
 
-    def next_question(self, name, done, passed):
+    def next_question(self, name, done, skipped):
         """Every fifth is one that everybody is asked. The others are those that fewest
         people have: none, while there are enough."""
         with self.lock:
             open_ones = [key for key in self.questions
-                         if key not in done and key not in passed]
+                         if key not in done and key not in skipped]
             if self.shown.get(name) in open_ones:
                 return self.shown[name]
             common = [key for key in open_ones if key in self.in_common]
@@ -159,26 +181,28 @@ class Poll:
                 self.shown[name] = min(own, key=lambda key: taken[key])
             return self.shown.get(name)
 
-    def state(self, name, passed=(), note=""):
+    def state(self, name, skipped=(), note=""):
         """What a person's page shows next. last: what `undo` would take back."""
         answered = list(self.people.of(name).comparisons)
         done = [key for key in answered if key in self.questions]
         n = min(self.n, len(self.questions))
         question = None
         if len(done) < n:
-            key = self.next_question(name, set(done), passed)
+            key = self.next_question(name, set(done), skipped)
             if key is not None:
                 q = self.questions[key]
                 question = {"id": key, "query": q.query, "samples": q.samples}
-        last = answered[-1] if answered[-1:] == done[-1:] and done else None
+        last = None
+        if answered and answered[-1] in self.questions:
+            last = answered[-1]
         return {"question": question, "done": len(done), "n": n, "last": last,
                 "note": note}
 
-    def answer(self, name, key, best, passed):
+    def answer(self, name, key, best, skipped):
         """Write an answer, once, however often it is sent, and go on."""
         q, answers = self.questions.get(key), self.people.of(name)
         if q is None:
-            return self.state(name, passed, "That question is not one of today's; "
+            return self.state(name, skipped, "That question is not one of today's; "
                               "nothing was written.")
         with answers.lock:
             earlier = answers.comparisons.get(key)
@@ -189,38 +213,50 @@ class Poll:
         if earlier is not None and earlier.samples[earlier.best] != q.samples[best]:
             note = ("You had answered that question, perhaps in another window. The "
                     "first answer stands; Undo takes it back.")
-        return self.state(name, passed, note)
+        return self.state(name, skipped, note)
 
-    def undo(self, name, key, passed):
+    def undo(self, name, key, skipped):
         """Take back the last answer, if it is to this question, and ask it again."""
         answers = self.people.of(name)
         note = ""
         with answers.lock:
             if list(answers.comparisons)[-1:] == [key]:
                 answers.undo()
-            elif key in answers.comparisons:             # else it is taken back already
+            # What is not there was taken back already: the request is sent again.
+            elif key in answers.comparisons:
                 note = "You have answered another one since; nothing was taken back."
         self.people.changed.set()
         self.show(name, key)
-        return self.state(name, passed, note)
+        return self.state(name, skipped, note)
 
     def show(self, name, key):
         with self.lock:
             self.shown[name] = key
 
     def results(self, name):
-        """How a person stands to the others, and what is on disk."""
+        """How a person stands to the others, and what is on disk.
+
+        A win rate after every vote would tell whose sample was chosen. So a person's is
+        of his first 10, 20, ... votes until he has answered all; then everybody's shows,
+        too."""
         people = self.people.comparisons()
         choices = {key: texts for key, texts in choices_of(people).items()
                    if key in self.questions}
-        found = {"people": len({one for texts in choices.values() for one in texts}),
-                 "agreement": agreement(choices, name),
-                 "agreement_of_all": agreement(choices),
-                 "file": str(self.people.of(name).path)}
+        results = {"people": len(set().union(*choices.values())),
+                   "agreement": agreement(choices, name),
+                   "agreement_of_all": agreement(choices),
+                   "file": str(self.people.of(name).path)}
         if len(self.models) == 2:
-            found["win_rate"] = win_rate(choices, self.questions, name)
-            found["win_rate_of_all"] = win_rate(choices, self.questions)
-        return found
+            done = [key for key in people.get(name, {}) if key in self.questions]
+            has_all = len(done) >= min(self.n, len(self.questions))
+            if not has_all:
+                done = done[:len(done) // TELL_EVERY * TELL_EVERY]
+            counted = {key: choices[key] for key in done}
+            results["win_rate"] = win_rate(counted, self.questions, name)
+            results["win_rate_of_all"] = None
+            if has_all:
+                results["win_rate_of_all"] = win_rate(choices, self.questions)
+        return results
 
 
 def number_in_common(n):
@@ -233,19 +269,21 @@ def number_in_common(n):
 class Site:
     """The polls, the run that is looked at, and the code that is asked for, if any.
 
-    train: the command that learns from the labels."""
+    train_command: what learns from the labels."""
 
-    def __init__(self, polls, look, code, train):
-        self.polls, self.look, self.code, self.train = polls, look, code, train
+    def __init__(self, polls, look, code, train_command):
+        self.polls, self.look, self.code = polls, look, code
+        self.train_command = train_command
 
     def about(self):
         """What a page must know before it asks anything else."""
-        polls = {title: {"words": poll.words, "models": poll.models, "n": poll.n}
+        polls = {title: {"instructions": poll.instructions, "models": poll.models,
+                         "n": poll.n}
                  for title, poll in self.polls.items()}
         return {"polls": polls, "look": self.look is not None,
-                "train": self.train}
+                "train_command": self.train_command}
 
-    def run(self, start):
+    def curves(self, start):
         """The run, its curves from line `start` of its metrics.jsonl on."""
         if self.look is None:
             raise Refused(404, "This page was started without the --out of a run.")
@@ -263,18 +301,18 @@ class Site:
         name = checked_name(text_in(body, "name"))
         if what == "results":
             return poll.results(name)
-        passed = texts_in(body, "passed")
+        skipped = texts_in(body, "skipped")
         if what == "next":
             if "show" in body:
                 poll.show(name, text_in(body, "show"))
-            return poll.state(name, passed)
+            return poll.state(name, skipped)
         key = text_in(body, "id")
         if what == "undo":
-            return poll.undo(name, key, passed)
+            return poll.undo(name, key, skipped)
         best = body.get("best")
         if type(best) is not int or not 0 <= best <= 3:
             raise Refused(400, "best must be 0, 1, 2 or 3.")
-        return poll.answer(name, key, best, passed)
+        return poll.answer(name, key, best, skipped)
 
 
 def text_in(body, field):
@@ -294,10 +332,17 @@ def texts_in(body, field):
 def checked_name(name):
     """A name as a file can have it; upper and lower case are one, as on some disks."""
     name = unicodedata.normalize("NFC", " ".join(name.split())).casefold()
-    name = unicodedata.normalize("NFC", name)
-    if not re.fullmatch(r"\w[\w '-]{0,39}", name) or f"{name}.jsonl" == LABELS:
-        raise Refused(400, "A name has 1 to 40 letters, digits, spaces, - and ', begins "
-                      "with a letter or a digit, and is not \"labels\".")
+    # casefold leaves a dot above the small letter of the Turkish capital I with a dot.
+    name = unicodedata.normalize("NFC", name).replace("i\u0307", "i")
+    name = name.replace("\u2019", "'")
+    # Letters, marks (vowels of Devanagari, Thai or Arabic) and numbers.
+    kinds = [unicodedata.category(c)[0] for c in name]
+    fits = 1 <= len(name) <= 40 and kinds[0] in "LN" and not name.endswith(".")
+    fits = fits and all(kind in "LMN" or c in "_ '-." for kind, c in zip(kinds, name))
+    if not fits or re.match(RESERVED, name):
+        raise Refused(400, "A name has 1 to 40 letters, digits, spaces, _, ', - and ., "
+                      "begins with a letter or a digit, does not end with a period, and "
+                      "is not \"labels\" or a device of Windows.")
     return name
 
 
@@ -326,12 +371,12 @@ class Handler(BaseHTTPRequestHandler):
     wbufsize = -1                    # head and body of a reply go out together
 
     def do_GET(self):
-        self.answer_with(self.got)
+        self.reply_with(self.get)
 
     def do_POST(self):
-        self.answer_with(self.posted)
+        self.reply_with(self.post)
 
-    def answer_with(self, function):
+    def reply_with(self, function):
         """Whatever is wrong with a request, it is one sentence."""
         try:
             function()
@@ -341,10 +386,12 @@ class Handler(BaseHTTPRequestHandler):
             self.send(409, {"error": str(e)})
         except (ConnectionError, TimeoutError):
             raise
-        except OSError as e:
-            self.send(507, {"error": f"Nothing was written, for the disk says: {e}"})
+        except Exception as e:           # the page says it, and the terminal all of it
+            self.close_connection = True
+            self.send(500, {"error": f"The server could not do this: {e!r}."})
+            raise
 
-    def got(self):
+    def get(self):
         path, _, query = self.path.partition("?")
         if path == "/":
             self.check_host()
@@ -358,16 +405,20 @@ class Handler(BaseHTTPRequestHandler):
             start = parse_qs(query).get("start", ["0"])[0]
             if not re.fullmatch("[0-9]{1,9}", start):
                 raise Refused(400, "start must be a number.")
-            return self.send(200, self.server.site.run(int(start)))
+            return self.send(200, self.server.site.curves(int(start)))
         raise Refused(404, "There is nothing at this address.")
 
-    def posted(self):
+    def post(self):
         body = self.body()
         self.check_code()
         what = self.path.removeprefix("/api/")
         if what not in ("next", "answer", "undo", "results"):
             raise Refused(404, "There is nothing at this address.")
-        self.send(200, self.server.site.reply_to(what, body))
+        try:
+            reply = self.server.site.reply_to(what, body)
+        except OSError as e:
+            raise Refused(507, f"Nothing was written, for the disk says: {e}") from None
+        self.send(200, reply)
 
     def body(self):
         """The JSON object that was sent."""
@@ -391,7 +442,7 @@ class Handler(BaseHTTPRequestHandler):
         return body
 
     def check_host(self):
-        """On loopback, a name that another site has pointed here is no name of ours."""
+        """Against DNS rebinding: on loopback only loopback's names are answered."""
         host = re.sub(r":\d*$", "", self.headers.get("Host", "")).strip("[]").lower()
         if self.server.site.code is None and host not in LOOPBACK:
             raise Refused(403, "This page is for the machine it runs on.")
@@ -399,13 +450,14 @@ class Handler(BaseHTTPRequestHandler):
     def check_code(self):
         self.check_host()
         code = self.server.site.code
-        given = self.headers.get("X-Code", "")
+        given = unquote(self.headers.get("X-Code", ""))
         if code is not None and not hmac.compare_digest(given.encode(), code.encode()):
+            time.sleep(0.5)                              # for whoever tries many
             raise Refused(401, "This page asks for a code.")
 
     def send(self, status, content, kind="application/json"):
         if not isinstance(content, bytes):
-            content = json.dumps(content).encode()
+            content = json.dumps(content, allow_nan=False).encode()
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
@@ -441,8 +493,11 @@ def make_polls(options, cfg, people):
         file = questions_file(people.folder, cfg, policies, part)
         return questions_of(file, total, make)
 
-    words = words_of(options.instructions) or f"{WORDING[cfg.task]}\n\n{ADVICE}"
-    polls = {"label": Poll(questions([""], "reward"), people, options.n, words, ["rho"])}
+    instructions = read_instructions(options.instructions)
+    if not instructions:
+        instructions = f"{WORDING[cfg.task]}\n\n{ADVICE}"
+    polls = {"label": Poll(questions([""], "reward"), people, options.n, instructions,
+                           ["rho"])}
     policy, opponent = policies_of(options)
     if policy:
         part, voters = "evaluation", People(people.folder / "votes")
@@ -450,7 +505,7 @@ def make_polls(options, cfg, people):
             part, voters = "reward", people
         names = [options.policy or "pi", opponent or "zero-shot rho"]
         polls["compare"] = Poll(questions([policy, opponent], part), voters, options.n,
-                                words, names)
+                                instructions, names)
     return polls
 
 
@@ -465,17 +520,17 @@ def policies_of(options):
     return policy, options.opponent
 
 
-def words_of(instructions):
-    """What people are told: a text file, or the words themselves."""
-    path = Path(instructions)
-    if instructions and " " not in instructions.strip():
-        try:
-            return path.read_text("utf-8-sig")
-        except ValueError:
-            raise UserError(f"{path}: not UTF-8 text") from None
-    if instructions and len(instructions) < 200 and path.is_file():
-        return path.read_text("utf-8-sig")
-    return instructions
+def read_instructions(given):
+    """What people are told: a text file, or the words themselves. What ends as a text
+    file's name is one, so that a slip in it is no instruction."""
+    is_file = os.path.isfile(given)              # False for what is too long for a name
+    is_name = len(given.split()) == 1 and given.strip().endswith((".txt", ".md"))
+    if not is_file and not is_name:
+        return given.strip()
+    try:
+        return Path(given).read_text("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        raise UserError(f"{given}: not UTF-8 text") from None
 
 
 @contextmanager
@@ -498,14 +553,15 @@ def page_folder(folder):
 
 def code_of(options, folder):
     """The code that a page on a network asks for; the same after a restart. None on
-    loopback."""
+    loopback, if none is given."""
+    if options.code:
+        return options.code
     if options.host in LOOPBACK:
         return None
     path = folder / "code.txt"
-    if options.code:
-        return options.code
-    if not path.exists():
+    if not path.exists() or not path.read_text().strip():
         with whole_file(path) as part:
+            part.touch(0o600)
             letters = [secrets.choice("abcdefghjkmnpqrstuvwxyz") for _ in range(8)]
             part.write_text("".join(letters))
     return path.read_text().strip()
@@ -515,10 +571,23 @@ def train_command(cfg, folder):
     """How to learn from the labels in a folder."""
     words = ["python", "rlhf.py", "--rho", cfg.rho, "--labels", str(folder / LABELS)]
     for f in fields(Config):
-        if f.name in ("response_length", "truncate_after", "temperature"):
+        if f.name in ("task", "response_length", "truncate_after", "temperature"):
             if getattr(cfg, f.name) != f.default:
                 words += [f"--{f.name}", str(getattr(cfg, f.name))]
     return shlex.join([*words, "--out", str(folder / "run")])
+
+
+def address_of(host, port, code):
+    """What people open; with a code, as a link that has it."""
+    if host in LOOPBACK:
+        host = LOOPBACK[host]
+    elif host in ("0.0.0.0", "::"):              # all of the machine's addresses
+        host = socket.gethostname()
+    elif ":" in host:
+        host = f"[{host}]"
+    if code is None:
+        return f"http://{host}:{port}/"
+    return f"http://{host}:{port}/?code={quote(code, safe='')}"
 
 
 def serve(options, cfg, look):
@@ -538,8 +607,8 @@ def serve(options, cfg, look):
                             "another --port or --host") from None
         people.write_labels()
         threading.Thread(target=people.keep_labels, daemon=True).start()
-        host = LOOPBACK.get(options.host, socket.gethostname())
-        print(f"http://{host}:{server.server_port}/   (Ctrl-C ends it)", flush=True)
+        address = address_of(options.host, server.server_port, code)
+        print(f"{address}   (Ctrl-C ends it)", flush=True)
         if code is not None:
             print(f"the code is {code}", flush=True)
         try:
@@ -565,18 +634,29 @@ def read_options(argv):
     add("--host", default="127.0.0.1", help="address to serve at; 0.0.0.0 is all of the "
         "machine's, and then a code is asked for (here: 127.0.0.1)")
     add("--port", type=int, default=8000, help="(here: 8000; 0: any that is free)")
-    add("--code", default="", help="the code to ask for; a random one if not given")
-    add_sampling_options(parser)
+    add("--code", default="", help="the code to ask for; if not given, a random one, "
+        "or none on loopback")
+    add_sampling_options(parser, instead="the run's; without one, ")
     options = parser.parse_args(argv)
     check_number("people", options.people, MOST_PEOPLE)
     check_number("n", options.n, MOST_QUESTIONS // options.people)
     if not 0 <= options.port <= 65535:
         raise UserError(f"--port is {options.port}, but must be 0 to 65535")
-    if not options.code.isascii():
-        raise UserError("--code must be of ASCII characters, or browsers cannot send it")
+    if not re.fullmatch("[!-~]{0,80}", options.code):
+        raise UserError("--code must be of at most 80 letters, digits and signs (ASCII)")
+    if options.save:
+        check_save(Path(options.save))
     if not options.out and (options.save or not options.rho or not options.to):
         raise UserError("give the --out of a run; or, to label alone, a --rho and a --to")
     return options
+
+
+def check_save(path):
+    """Refuse to write a page over what is none, such as a model."""
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--save is {path}, but a page's name ends with .html")
+    if path.exists() and not path.read_bytes()[:15].lower() == b"<!doctype html>":
+        raise UserError(f"{path} is there, and is not a page; give another --save")
 
 
 def main(argv=None):
@@ -586,16 +666,22 @@ def main(argv=None):
         options = read_options(argv)
         look, cfg = None, Config()
         if options.out:
-            look = Look(Path(options.out))
+            if not Path(options.out, "config.json").exists():
+                raise UserError(f"{options.out} is not the folder of a run")
             rho = Path(options.out, "rho.pt")
             rho = str(rho) if rho.exists() else ""       # a run that has just begun
-            cfg = replace(look.cfg, rho=rho, labels="", text="", device="")
+            cfg = read_config_of(Path(options.out))
+            cfg = replace(cfg, rho=rho, labels="", text="", device="")
+        cfg = config_of(options, cfg)
+        if options.out:
+            look = Look(Path(options.out), cfg.device)
         if options.save:
+            look.say = print                             # it takes a minute or two
             page = PAGE.read_text("utf-8")
             size = save_page(look, page, Path(options.save))
             print(f"{options.save} has {size / 1e6:.1f} MB, and opens without a server")
         else:
-            serve(options, config_of(options, cfg), look)
+            serve(options, cfg, look)
         return 0
     except KeyboardInterrupt:
         print("\nextras.page: stopped; every answer is kept", file=sys.stderr)

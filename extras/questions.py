@@ -62,14 +62,14 @@ def key_of(query, samples):
 def questions_file(folder, cfg, policies, part):
     """Where the questions of these models and settings lie. The same command, by anybody,
     finds the same file. policies: paths of policy.pt, or "" for rho itself."""
-    total = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in (cfg.rho, *policies):
         if path:
-            total.update(Path(path).read_bytes())
-        total.update(b"|")
+            digest.update(Path(path).read_bytes())
+        digest.update(b"|")
     sampling = (part, cfg.seed, cfg.response_length, cfg.truncate_after, cfg.temperature)
-    total.update(repr(sampling).encode())
-    return folder / f"questions-{total.hexdigest()[:16]}.json"
+    digest.update(repr(sampling).encode())
+    return folder / f"questions-{digest.hexdigest()[:16]}.json"
 
 
 def read_questions(path):
@@ -80,12 +80,15 @@ def read_questions(path):
         rows = json.loads(path.read_text("utf-8"))
         if not isinstance(rows, list):
             raise ValueError("not a list of questions")
-        questions = [Question(**fields) for fields in rows]
-        for query, samples, models in questions:
-            kinds = [type(value) for value in [query, *samples, *models]]
-            if kinds != [str] * 5 + [int] * 4:
-                raise ValueError("a question is a query, four samples, whose they are")
-            parse_comparison(comparison_line(Comparison(query, samples, 0)))
+        questions = [Question(**row) for row in rows]
+        for q in questions:
+            if len(q.samples) != 4 or len(q.models) != 4:
+                raise ValueError("a question has four samples, and four models")
+            if not all(isinstance(text, str) for text in [q.query, *q.samples]):
+                raise ValueError("a query and a sample are texts")
+            if not all(model in (0, 1) for model in q.models):
+                raise ValueError("a model is 0 or 1")
+            parse_comparison(comparison_line(Comparison(q.query, q.samples, 0)))
         return questions
 
 
@@ -97,7 +100,7 @@ def make_questions(cfg, policies, part, progress, n, earlier):
     start at the same time get the same."""
     device = cfg.device or devices()[0]
     rho, tokenizer, queries, _ = load_rho(Path(cfg.rho), device)
-    models = [load(copy.deepcopy(rho), Path(path), "policy") if path else rho
+    models = [load_policy(cfg.rho, rho, Path(path)) if path else rho
               for path in policies]
     sampling = sampling_of(cfg, tokenizer)
     seeded(cfg.seed, f"questions from {earlier}")
@@ -119,6 +122,19 @@ def make_questions(cfg, policies, part, progress, n, earlier):
             questions.append(Question(tokenizer.decode(ids), [samples[k] for k in order],
                                       [whose[k] for k in order]))
     return [questions[i] for i in torch.randperm(n).tolist()]
+
+
+def load_policy(rho_path, rho, path):
+    """A policy of this rho. One beside which another rho lies is refused: on this one's
+    tokens it would write nothing that means anything."""
+    beside = path.with_name("rho.pt")
+    if beside.exists() and not beside.samefile(rho_path):
+        ours, theirs = rho.state_dict(), load_rho(beside, rho.device)[0].state_dict()
+        same = ours.keys() == theirs.keys()
+        if not same or not all(torch.equal(ours[name], theirs[name]) for name in ours):
+            raise UserError(f"{path} was trained from another rho, {beside}, not from "
+                            f"{rho_path}")
+    return load(copy.deepcopy(rho), path, "policy")
 
 
 def questions_of(path, n, make):
@@ -202,6 +218,16 @@ class Answers:
             self.file.truncate(self.file.tell() - len(last))
         elif last:                               # whole, but somebody wrote it by hand
             self.file.write(b"\n")
+        self.end = self.file.seek(0, os.SEEK_END)
+
+    def check_untouched(self):
+        """What another program did to the file since is not written over, nor is an
+        answer lost in a file that is no longer there."""
+        here = os.fstat(self.file.fileno())
+        is_there = self.path.exists() and os.path.samestat(os.stat(self.path), here)
+        if not is_there or here.st_size != self.end:
+            raise UserError(f"{self.path} was moved, deleted or changed by another "
+                            "program; nothing was written; start this one again")
 
     def remember(self, comparison, start):
         if len(comparison.samples) != 4:
@@ -217,7 +243,8 @@ class Answers:
     def add(self, comparison):
         """Write an answer. Where the disk is full nothing of it stays."""
         line = comparison_line(comparison).encode()
-        start = self.file.seek(0, os.SEEK_END)
+        self.check_untouched()
+        start = self.end
         try:
             if self.file.write(line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
@@ -225,16 +252,18 @@ class Answers:
         except OSError:
             self.file.truncate(start)
             raise
+        self.end += len(line)
         self.remember(comparison, start)
 
     def undo(self):
         """Take the last answer back, of today or of earlier. None if there is none."""
         if not self.comparisons:
             return None
-        self.file.truncate(self.starts[-1])
-        os.fsync(self.file.fileno())             # where it fails all is as before
-        self.starts.pop()
+        self.check_untouched()
+        self.end = self.starts.pop()
+        self.file.truncate(self.end)
         _, comparison = self.comparisons.popitem()
+        os.fsync(self.file.fileno())     # last: the line is gone, whatever this says
         return comparison
 
     def close(self):
@@ -286,8 +315,9 @@ def merged(people):
 
 
 def wilson_interval(k, n):
-    """The 95 % interval of a share of which k of n are known (Wilson 1927). It stays
-    within 0 and 1, and is never of length 0, as the standard error is where all agree."""
+    """Wilson's 95 % interval (1927) of a proportion: k successes in n trials. It stays
+    within 0 and 1, and is never of length 0, as the standard error is where all agree.
+    With shares in place of 0 and 1 it is too wide, never too narrow."""
     z = 1.96
     center = (k + z * z / 2) / (n + z * z)
     half = z / (n + z * z) * math.sqrt(k * (n - k) / n + z * z / 4)
@@ -326,7 +356,7 @@ def win_rate(choices, questions, name=None):
     """How often the first of two models wins (3.1.2): by one person's votes, or in each
     question by most of the votes. questions {key: Question}.
 
-    A text that both models wrote counts half for each, and so does a draw."""
+    A text that both models wrote counts half for each, and so does a draw of votes."""
     wins = []
     for key, of_question in choices.items():
         if key not in questions or name not in (None, *of_question):
@@ -341,10 +371,13 @@ def win_rate(choices, questions, name=None):
 
 
 def share_of_first(question, text):
-    """Of the places where this text stands, the share that is the first model's."""
-    whose = [model for sample, model in zip(question.samples, question.models)
-             if sample == text]
-    return whose.count(0) / len(whose)
+    """1 for a text of the first model, 0 of the second; half for one that both wrote,
+    however often each did: nobody can tell whose he chose."""
+    whose = {model for sample, model in zip(question.samples, question.models)
+             if sample == text}
+    if len(whose) == 2:
+        return 0.5
+    return 1.0 if whose == {0} else 0.0
 
 
 # --- options that both programs have ----------------------------------------------------
@@ -352,12 +385,16 @@ def share_of_first(question, text):
 SAMPLING = ["task", "seed", "device", "response_length", "truncate_after", "temperature"]
 
 
-def add_sampling_options(parser):
-    """Those of rlhf.py that say how samples are drawn."""
+def add_sampling_options(parser, instead=""):
+    """Those of rlhf.py that say how samples are drawn. instead: what a setting is where
+    it is not given, if not always rlhf.py's."""
     for f in fields(Config):
         if f.name in SAMPLING:
+            usual = f"here: {f.default!r}"
+            if instead and f.name != "device":
+                usual = f"{instead}{f.default!r}"
             parser.add_argument(f"--{f.name}", type=f.type, metavar=f.type.__name__,
-                                help=f"{f.metadata['help']} (here: {f.default!r})")
+                                help=f"{f.metadata['help']} ({usual})")
 
 
 def check_number(name, value, most):

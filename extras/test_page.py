@@ -43,6 +43,8 @@ TINY = ("--passages 400 --vocab_size 500 --query_min 5 --n_embd 16 --n_head 2 "
         "--optimum_samples 8").split()
 QUESTIONS = [Question(f"Query {i}.", [f"Sample {i} {k}." for k in range(4)], [0] * 4)
              for i in range(5)]
+MANY = [Question(f"Query {i}.", [f"Sample {i} {k}." for k in range(4)], [0, 1, 1, 0])
+        for i in range(30)]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -108,12 +110,37 @@ def test_an_answer_is_on_disk_when_add_returns(tmp_path, monkeypatch):
 
     def full(fd):
         raise OSError(28, "No space left on device")
+    answers.add(comparison(1, 1))
     monkeypatch.setattr(questions.os, "fsync", full)
     with pytest.raises(OSError):
         answers.undo()
+    assert list(answers.comparisons.values()) == read_comparisons(tmp_path / "l"), (
+        "whatever fsync says, the line is gone")
     monkeypatch.setattr(questions.os, "fsync", synced.append)
-    assert answers.undo() == comparison(0, 0), "tried again"
+    answers.add(comparison(2, 2))
+    assert [answers.undo(), answers.undo()] == [comparison(2, 2), comparison(0, 0)]
     assert answers.undo() is None and (tmp_path / "l").read_bytes() == b""
+
+
+@pytest.mark.parametrize("change", ["moved", "replaced", "edited"])
+def test_a_file_that_another_program_changes_is_not_written_over(change, tmp_path):
+    path = tmp_path / "l"
+    answers = Answers(path)
+    answers.add(comparison(0, 0))
+    answers.add(comparison(1, 1))
+    if change == "moved":
+        path.rename(tmp_path / "elsewhere")
+    elif change == "replaced":
+        path.rename(tmp_path / "elsewhere")
+        shutil.copy(tmp_path / "elsewhere", path)
+    else:
+        with open(path, "a") as file:
+            file.write(comparison_line(comparison(2, 2)))
+    before = path.read_bytes() if path.exists() else None
+    for action in (answers.undo, lambda: answers.add(comparison(3, 3))):
+        with pytest.raises(UserError, match="was moved, deleted or changed"):
+            action()
+    assert (path.read_bytes() if path.exists() else None) == before
 
 
 def test_undo_after_a_restart_to_the_very_first(tmp_path):
@@ -198,7 +225,10 @@ def test_one_program_at_a_time_in_a_file(tmp_path):
     '[{"query": "\\ud800", "samples": ["a", "b", "c", "d"], "models": [0, 0, 0, 0]}]',
     '[{"query": " ", "samples": ["a", "b", "c", "d"], "models": [0, 0, 0, 0]}]',
     '[{"query": "q", "samples": ["a"], "models": [0]}]',
-    '[{"query": "q", "samples": [1, 2, 3, 4], "models": [0, 0, 0, 0]}]'])
+    '[{"query": "q", "samples": [1, 2, 3, 4], "models": [0, 0, 0, 0]}]',
+    '[{"query": "q", "samples": ["a", "b", "c", "d"], "models": [0, 0, 0]}]',
+    '[{"query": "q", "samples": ["a", "b", "c", "d"], "models": [0, 0, 0, 2]}]',
+    '[{"query": "q", "samples": ["a", "b", "c", "d"], "models": "0000"}]'])
 def test_damaged_questions_are_refused(content, tmp_path):
     (tmp_path / "q.json").write_text(content)
     with pytest.raises(UserError, match="q.json is damaged"):
@@ -244,6 +274,19 @@ def test_two_models_give_four_samples_in_random_places(a_run, monkeypatch):
         assert whose == [0] * 4
 
 
+def test_a_policy_of_another_rho_is_refused(a_run, tmp_path):
+    cfg = rlhf.Config(rho=str(a_run / "rho.pt"), device="cpu", truncate_after=0)
+    for name in ("rho.pt", "policy.pt"):
+        shutil.copy(a_run / name, tmp_path)
+    policies = ["", str(tmp_path / "policy.pt")]
+    assert questions.make_questions(cfg, policies, "reward", list, 1, 0), "a copy is none"
+    saved = torch.load(tmp_path / "rho.pt", weights_only=True)
+    saved["weights"]["wte.weight"] += 0.01
+    torch.save(saved, tmp_path / "rho.pt")
+    with pytest.raises(UserError, match="was trained from another rho"):
+        questions.make_questions(cfg, policies, "reward", list, 1, 0)
+
+
 # --- agreement and win rates, by hand ---------------------------------------------------
 
 def test_agreement_of_two_and_of_three():
@@ -275,6 +318,10 @@ def test_win_rates_by_one_and_by_most():
     of_all = questions.win_rate(choices, asked)
     assert of_all["n"] == 4 and of_all["mean"] == pytest.approx((1 + 0 + .5 + .5) / 4)
     assert questions.win_rate(choices, asked, "Dan") is None
+    # Model 0 wrote "b" twice and model 1 once: whose she chose, nobody can tell.
+    asked = {0: Question("Q.", ["b", "b", "b", "c"], [0, 0, 1, 1])}
+    assert questions.win_rate({0: {"Ann": "b"}}, asked)["mean"] == 0.5
+    assert questions.win_rate({0: {"Ann": "c"}}, asked)["mean"] == 0
 
 
 def test_merged_answers_have_no_question_twice():
@@ -431,14 +478,16 @@ def test_agreement_of_two_files(tmp_path, capsys):
     paths = {name: str(tmp_path / name) for name in "abcde"}
     assert label.main(["agreement", paths["a"], paths["b"]]) == 0
     said = capsys.readouterr().out
-    assert "agree on 2 of 4 questions, 50.0% (15.0% to 85.0%); chance is 25 %" in said
+    assert ("agree on 2 of 4 questions, 50.0% (15.0% to 85.0%); chance is at least 25 %"
+            in said)
     assert label.main(["agreement", paths["a"], paths["c"]]) == 0
     assert "1 of 1 questions, 100.0% (20.7% to 100.0%)" in capsys.readouterr().out
     pairs = [Comparison(f"Query {i}.", ["x", "y"], 0) for i in range(3)]
     write_comparisons(tmp_path / "pairs", pairs)
     assert label.main(["agreement", *2 * [str(tmp_path / "pairs")]]) == 0
     said = capsys.readouterr().out
-    assert "agree on 3 of 3 questions" in said and said.endswith("chance is 50 %\n")
+    assert "agree on 3 of 3 questions" in said
+    assert said.endswith("chance is at least 50 %\n")
     for words, pair in (("answers one question twice", [paths["a"], paths["d"]]),
                         ("no question in common", [paths["a"], paths["e"]]),
                         ("required", [paths["a"]])):
@@ -614,6 +663,19 @@ def test_labels_are_written_soon_after_an_answer(serve, tmp_path):
     wait_until(lambda: (tmp_path / "labels.jsonl").read_bytes() == b"")
 
 
+def test_labels_that_cannot_be_written_are_said_once(serve, tmp_path, capsys):
+    served = serve()
+    in_the_way = tmp_path / "labels.jsonl"
+    in_the_way.mkdir()
+    (in_the_way / "x").touch()
+    threading.Thread(target=served.people.keep_labels, daemon=True).start()
+    served.people.changed.set()
+    time.sleep(1.5)
+    assert capsys.readouterr().err.count("could not be written") == 1
+    shutil.rmtree(in_the_way)
+    wait_until(in_the_way.exists)
+
+
 def wait_until(holds, seconds=30):
     until = time.time() + seconds
     while not holds():
@@ -657,15 +719,15 @@ def test_undo_also_after_a_restart_and_never_twice(serve, tmp_path):
 def test_skipped_questions_come_last(serve):
     client = Client(serve().port)
     person = {"poll": "label", "name": "Ann"}
-    passed = [client.ask("next", **person)["question"]["id"]]
+    skipped = [client.ask("next", **person)["question"]["id"]]
     for _ in range(4):
-        state = client.ask("next", **person, passed=passed)
-        assert state["question"]["id"] not in passed
+        state = client.ask("next", **person, skipped=skipped)
+        assert state["question"]["id"] not in skipped
         state = client.ask("answer", **person, id=state["question"]["id"], best=0,
-                           passed=passed)
+                           skipped=skipped)
     assert state["question"] is None and state["done"] == 4
-    shown = client.ask("next", **person, show=passed[0])
-    assert shown["question"]["id"] == passed[0]
+    shown = client.ask("next", **person, show=skipped[0])
+    assert shown["question"]["id"] == skipped[0]
 
 
 def test_people_share_every_fifth_question(serve):
@@ -704,11 +766,28 @@ def test_votes_and_their_win_rate(serve, tmp_path):
                        best=best)
     found = client.ask("results", poll="compare", name="ann")
     assert found["win_rate"]["mean"] == 0.8 and found["win_rate"]["n"] == 5
+    assert found["win_rate_of_all"]["n"] == 5
     low, high = questions.wilson_interval(4, 5)
     assert (found["win_rate"]["low"], found["win_rate"]["high"]) == (low, high)
 
 
-LONG = json.dumps({"poll": "label", "name": "a", "passed": ["x" * 99_999]}).encode()
+def test_no_result_tells_whose_sample_a_vote_was_for(serve):
+    client = Client(serve(asked=MANY, n=25, models=("pi", "rho")).port)
+    for name in ("bob", "ann"):
+        told = []
+        for votes in range(26):
+            found = client.ask("results", poll="compare", name=name)
+            n = found["win_rate"]["n"] if found["win_rate"] else 0
+            told.append(n)
+            assert (found["win_rate_of_all"] is not None) == (votes == 25)
+            state = client.ask("next", poll="compare", name=name)
+            if state["question"]:
+                client.ask("answer", poll="compare", name=name,
+                           id=state["question"]["id"], best=votes % 4)
+        assert told == [0] * 10 + [10] * 10 + [20] * 5 + [25]
+
+
+LONG = json.dumps({"poll": "label", "name": "a", "skipped": ["x" * 99_999]}).encode()
 ANN = {"poll": "label", "name": "Ann"}
 
 
@@ -721,8 +800,8 @@ ANN = {"poll": "label", "name": "Ann"}
     ("/api/next", {"poll": "label"}, 400, "name must be a text"),
     ("/api/next", {"poll": "x", "name": "a"}, 404, "no such poll"),
     ("/api/next", {"poll": ["label"], "name": "a"}, 400, "poll must be a text"),
-    ("/api/next", {**ANN, "passed": "x"}, 400, "passed must be a list"),
-    ("/api/next", {**ANN, "passed": [["x"]]}, 400, "passed must be a list"),
+    ("/api/next", {**ANN, "skipped": "x"}, 400, "skipped must be a list"),
+    ("/api/next", {**ANN, "skipped": [["x"]]}, 400, "skipped must be a list"),
     ("/api/next", {**ANN, "show": 3}, 400, "show must be a text"),
     ("/api/answer", ANN, 400, "id must be a text"),
     ("/api/answer", {**ANN, "id": "x", "best": "1"}, 400, "best must be"),
@@ -749,7 +828,7 @@ def test_an_answer_to_a_question_of_another_day(serve, tmp_path):
 
 @pytest.mark.parametrize("name", [
     "", " ", "../x", "a/b", "a\\b", ".hidden", "-x", "a\0b", "labels", "LABELS", "a" * 41,
-    "a.b", "<b>", "a\nb\r\nc:d", "\ud800"])
+    "a.", "Con", "nul.x", "com1", "<b>", "a\nb\r\nc:d", "\ud800"])
 def test_names_that_no_file_should_have(name, serve, tmp_path):
     client = Client(serve().port)
     data = json.dumps({"poll": "label", "name": name}).encode()
@@ -764,6 +843,28 @@ def test_one_person_however_he_writes_his_name(serve, tmp_path):
     for name in ("José", "JOSÉ", "Jose\u0301", "  josé "):
         client.ask("next", poll="label", name=name)
     assert [path.name for path in tmp_path.glob("*.jsonl")] == ["josé.jsonl"]
+
+
+@pytest.mark.parametrize("name, file", [
+    ("İbrahim", "ibrahim"), ("O\u2019Brien", "o'brien"), ("J. Smith", "j. smith"),
+    ("अनिता", "अनिता"), ("กิตติ", "กิตติ"), ("Connie", "connie"), ("Żaneta", "żaneta")])
+def test_names_that_people_have(name, file, serve, tmp_path):
+    Client(serve().port).ask("next", poll="label", name=name)
+    assert [path.name for path in tmp_path.glob("*.jsonl")] == [f"{file}.jsonl"]
+
+
+def test_a_file_put_there_by_hand_is_its_persons(tmp_path):
+    write_comparisons(tmp_path / "Anna.jsonl", [comparison(0, 1)])
+    write_comparisons(tmp_path / "-x.jsonl", [comparison(1, 1)])
+    people = page.People(tmp_path)
+    assert len(people.of(page.checked_name("anna")).comparisons) == 1
+    assert list(people.comparisons()) == ["-x", "anna"], "what nobody is called counts"
+    for answers in people.answers.values():
+        answers.close()
+    write_comparisons(tmp_path / "anna.jsonl", [comparison(0, 1)])
+    if len(list(tmp_path.glob("*.jsonl"))) == 3:         # not where case counts for none
+        with pytest.raises(UserError, match="are of one name"):
+            page.People(tmp_path)
 
 
 def test_other_sites_and_strangers(serve):
@@ -815,6 +916,29 @@ def test_a_full_disk_is_said_and_the_answer_is_taken_later(serve, tmp_path, monk
     assert (tmp_path / "ann.jsonl").read_bytes() == b""
     monkeypatch.undo()
     assert client.ask("answer", **ANN, id=key, best=1)["done"] == 1
+
+
+def test_a_fault_of_the_server_is_said(serve, tmp_path, monkeypatch, capsys):
+    served = serve()
+    client = Client(served.port)
+
+    def fails(*arguments):
+        raise ZeroDivisionError("division by zero")
+    monkeypatch.setattr(served.poll, "next_question", fails)
+    data = json.dumps(ANN).encode()
+    status, reply = client.send("POST", "/api/next", data,
+                                **{"Content-Type": "application/json"})
+    assert status == 500 and "division by zero" in json.loads(reply)["error"]
+    wait_until(lambda: "Traceback" in capsys.readouterr().err)
+    monkeypatch.undo()
+    assert client.ask("next", **ANN)["done"] == 0
+
+    def unreadable(self):
+        raise OSError(5, "Input/output error")
+    monkeypatch.setattr(page.Site, "about", unreadable)
+    status, reply = client.send("GET", "/api/about")
+    sentence = json.loads(reply)["error"]
+    assert status == 500 and "Input/output" in sentence and "written" not in sentence
 
 
 def test_a_file_that_another_program_has_open(serve, tmp_path):
@@ -961,11 +1085,12 @@ def test_what_the_user_can_mend_is_one_sentence(a_run, tmp_path, capsys):
     to.mkdir()
     write_comparisons(to / "labels.jsonl", [comparison(0, 0)])
     before = (to / "labels.jsonl").read_bytes()
+    (to / "notes.html").write_text("<p>mine</p>")
     label_alone = ["--rho", rho, "--to", str(tmp_path / "new"), *CPU]
     for words, options in (
             ("--out of a run", []), ("--rho and a --to", ["--rho", rho]),
             ("--out of a run", ["--save", "x.html"]),
-            ("No such file", ["--out", str(tmp_path / "nowhere")]),
+            ("is not the folder of a run", ["--out", str(tmp_path / "nowhere")]),
             ("was not made by a page", ["--rho", rho, "--to", str(to), *CPU]),
             ("the folder of a run", ["--rho", rho, "--to", str(a_run), *CPU]),
             ("--n is 0", [*label_alone, "--n", "0"]),
@@ -980,6 +1105,10 @@ def test_what_the_user_can_mend_is_one_sentence(a_run, tmp_path, capsys):
             ("No such file", [*label_alone, "--instructions", "nothing.txt"]),
             ("--port is 99999", [*label_alone, "--port", "99999"]),
             ("--code must be", [*label_alone, "--code", "é"]),
+            ("--code must be", [*label_alone, "--code", "a b"]),
+            ("ends with .html", ["--out", str(a_run), "--save",
+                                 str(a_run / "policy.pt")]),
+            ("is not a page", ["--out", str(a_run), "--save", str(to / "notes.html")]),
             ("give another --port", [*label_alone, "--host", "192.0.2.1", "--n", "1",
                                      "--truncate_after", "0"]),
             ("--help", ["--colour", "red"])):
@@ -987,6 +1116,14 @@ def test_what_the_user_can_mend_is_one_sentence(a_run, tmp_path, capsys):
         assert words in one_sentence(capsys), words
     assert (to / "labels.jsonl").read_bytes() == before
     assert not (a_run / "page.lock").exists()
+
+
+def test_help_tells_what_a_setting_is_if_not_given(capsys):
+    for main, words in ((page.main, "(the run's; without one, 24)"),
+                        (lambda argv: label.main(["ask", *argv]), "(here: 24)")):
+        with pytest.raises(SystemExit):
+            main(["--help"])
+        assert words in " ".join(capsys.readouterr().out.split())
 
 
 def test_one_page_at_a_time_and_it_keeps_to_its_folder(a_run, tmp_path, capsys):
@@ -1007,12 +1144,50 @@ def test_one_page_at_a_time_and_it_keeps_to_its_folder(a_run, tmp_path, capsys):
 def test_a_network_page_asks_for_a_code_that_stays(tmp_path):
     options = page.read_options(["--rho", "r", "--to", str(tmp_path), "--host",
                                  "0.0.0.0"])
+    (tmp_path / "code.txt").write_text("\n")             # as of a full disk
     code = page.code_of(options, tmp_path)
     assert re.fullmatch("[a-z]{8}", code) and page.code_of(options, tmp_path) == code
+    assert (tmp_path / "code.txt").stat().st_mode & 0o077 == 0, "for nobody else"
     options.code = "mine"
     assert page.code_of(options, tmp_path) == "mine"
     options.host = "127.0.0.1"
+    assert page.code_of(options, tmp_path) == "mine", "who gives one is asked for it"
+    options.code = ""
     assert page.code_of(options, tmp_path) is None
+
+
+def test_the_address_is_one_that_can_be_opened():
+    assert page.address_of("127.0.0.1", 8000, None) == "http://127.0.0.1:8000/"
+    assert page.address_of("::1", 8000, None) == "http://[::1]:8000/"
+    assert page.address_of("192.168.0.7", 80, "a b&c") == (
+        "http://192.168.0.7:80/?code=a%20b%26c")
+    assert page.address_of("fd00::7", 80, "a") == "http://[fd00::7]:80/?code=a"
+    here = socket.gethostname()
+    for host in ("0.0.0.0", "::"):
+        assert page.address_of(host, 80, "a") == f"http://{here}:80/?code=a"
+
+
+def test_instructions_are_a_file_or_words(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("what to do.txt").write_text("Be kind.", "utf-8")
+    assert page.read_instructions("what to do.txt") == "Be kind."
+    cyrillic = "Выберите лучшее продолжение. " * 10
+    for words in ("", "Choose the best.", cyrillic, "Glücklicher?", "最も幸せなもの"):
+        assert page.read_instructions(words) == words.strip()
+    assert page.read_instructions(" \n") == ""
+    with pytest.raises(OSError, match="No such file"):
+        page.read_instructions("what.txt")
+    for name in ("latin.txt", "what to do.txt"):
+        Path(name).write_bytes(b"Caf\xe9")
+        with pytest.raises(UserError, match="not UTF-8 text"):
+            page.read_instructions(name)
+
+
+def test_the_training_command_has_the_task():
+    cfg = rlhf.Config(rho="rho.pt", task="descriptiveness", temperature=1.0)
+    command = page.train_command(cfg, Path("class"))
+    assert "--task descriptiveness" in command and "--temperature 1.0" in command
+    assert "--response_length" not in command
 
 
 def polls_of(options, a_run):
@@ -1054,7 +1229,7 @@ def test_votes_are_labels_only_with_policy(a_run, tmp_path):
 
 def test_values_by_sampling_are_what_pi_earns(a_run, monkeypatch):
     # Before the last token V is known without sampling: a mean over the vocabulary.
-    models = look.models_of(a_run)
+    models = look.models_of(a_run, "cpu")
     sampling = models.sampling._replace(response_length=3)
     models = models._replace(sampling=sampling, beta=2.0)
     T, temperature, truncate = models.sampling
@@ -1077,7 +1252,7 @@ def test_values_by_sampling_are_what_pi_earns(a_run, monkeypatch):
         exact = (logp.exp() * earned).sum().item()
         assert models.beta * (logp.exp() * (logp - ref)).sum() > 0.5
         monkeypatch.setattr(look, "CONTINUATIONS", 4000)
-        values = look.values_by_sampling(models, query, response, T, models.beta)
+        values = look.values_by_sampling(models, query, response, T)
     if truncate(response[:, :-1])[1].item():
         pytest.skip("this response ended before its last token")
     assert values.shape == (1, T) and length.item() == T
@@ -1085,7 +1260,7 @@ def test_values_by_sampling_are_what_pi_earns(a_run, monkeypatch):
 
 
 def test_token_tables_add_up(a_run, small_look):
-    models = look.models_of(a_run)
+    models = look.models_of(a_run, "cpu")
     torch.manual_seed(1)
     with torch.no_grad():
         query = next(iter(models.queries.values()))[:1]
@@ -1094,13 +1269,13 @@ def test_token_tables_add_up(a_run, small_look):
     assert "".join(row["text"] for row in table["tokens"]).strip() == look.texts_of(
         models, response)[0]
     cost = sum(row["pi"] - row["rho"] for row in table["tokens"])
-    assert cost == pytest.approx(table["kl"], abs=0.02)
+    assert cost == pytest.approx(table["cost"], abs=0.02)
     total = sum(row["reward"] for row in table["tokens"])
-    assert total == pytest.approx(table["r"] - models.beta * table["kl"], abs=0.02)
+    assert total == pytest.approx(table["r"] - models.beta * table["cost"], abs=0.02)
 
 
 def test_attributions_are_r_with_and_without_a_word(a_run):
-    models = look.models_of(a_run)
+    models = look.models_of(a_run, "cpu")
     pieces = look.attributions(models, "He left.", "She didn't smile, but ran.")
     assert "".join(piece for piece, _ in pieces) == "She didn't smile, but ran."
     assert [piece for piece, change in pieces if change is not None] == [
@@ -1111,10 +1286,14 @@ def test_attributions_are_r_with_and_without_a_word(a_run):
         return models.r(torch.tensor([ids]), torch.tensor([len(ids)])).item()
     changes = {piece: change for piece, change in pieces}
     assert changes["smile"] == pytest.approx(
-        r("She didn't smile, but ran.") - r("She didn't , but ran."), abs=0.002)
+        r("She didn't smile, but ran.") - r("She didn't, but ran."), abs=0.002)
+    assert changes["ran"] == pytest.approx(
+        r("She didn't smile, but ran.") - r("She didn't smile, but."), abs=0.002), (
+        'not "but .", which rho never wrote')
 
 
-def test_a_view_is_made_once_and_again_for_other_models(a_run, small_look, tmp_path):
+def test_a_view_is_made_once_and_again_for_other_models(a_run, small_look, tmp_path,
+                                                        monkeypatch):
     run = tmp_path / "run"
     shutil.copytree(a_run, run)
     looked = look.Look(run)
@@ -1123,6 +1302,8 @@ def test_a_view_is_made_once_and_again_for_other_models(a_run, small_look, tmp_p
     assert len(made["optimum"]) == 3 and len(made["pairs"]) == 2
     assert {len(of_query["texts"]) for of_query in made["optimum"]} == {64}
     assert [best["n"] for best in made["best_of"]] == [2, 4, 16, 64]
+    assert [pair["query"] for pair in made["pairs"]] == [
+        of_query["query"] for of_query in made["optimum"][:2]]
     said = []
     looked.say = said.append
     assert looked.kept_view() == json.loads(json.dumps(made)) and not said
@@ -1131,6 +1312,52 @@ def test_a_view_is_made_once_and_again_for_other_models(a_run, small_look, tmp_p
     torch.save(weights, run / "policy.pt")
     looked.kept_view()
     assert said, "another policy"
+    said.clear()
+    looked.kept_view()
+    assert not said
+    monkeypatch.setattr(look, "VERSION", 0)
+    looked.kept_view()
+    assert said, "another layout of page.json"
+
+
+def test_what_goes_wrong_with_a_view_is_said(a_run, monkeypatch):
+    for error in (UserError("r is damaged"), RuntimeError("out of memory")):
+        looked = look.Look(a_run)
+
+        def fails(of_look=None, error=error):
+            raise error
+        monkeypatch.setattr(looked, "kept_view", fails)
+        monkeypatch.setattr(threading, "excepthook", lambda hook: None)
+        assert not looked.state(0)["ready"]
+        looked.thread.join()
+        assert looked.state(0)["status"] == f"The samples could not be made: {error}"
+
+
+def test_the_device_that_is_given_is_the_views(a_run, tmp_path, monkeypatch, capsys):
+    devices = []
+
+    def view_of(folder, device, say):
+        devices.append(device)
+        return {"optimum": []}
+    monkeypatch.setattr(look, "view_of", view_of)
+    monkeypatch.setattr(look, "devices", lambda: ["another", "cpu"])
+    run, to = tmp_path / "run", str(tmp_path / "run.html")
+    shutil.copytree(a_run, run)
+    (run / "page.json").unlink(missing_ok=True)
+    assert page.main(["--out", str(run), "--save", to, *CPU]) == 0
+    (run / "page.json").unlink()
+    assert page.main(["--out", str(run), "--save", to]) == 0
+    assert devices == ["cpu", "another"]
+    capsys.readouterr()
+    assert page.main(["--out", str(run), "--save", to, "--device", "abacus"]) == 2
+    assert "--device is 'abacus'" in one_sentence(capsys)
+
+
+def test_a_thinned_run_keeps_its_end():
+    for n in (0, 1, 1999, 2000, 2001, 3999, 12345):
+        kept = look.thinned(list(range(n)))
+        assert len(kept) <= 2000 and kept[-1:] == list(range(n))[-1:]
+        assert n > 2000 or len(kept) == n
 
 
 def test_a_run_at_work_has_its_curves(a_run, tmp_path):
@@ -1153,6 +1380,21 @@ def test_a_run_at_work_has_its_curves(a_run, tmp_path):
     assert "when pi is trained" in state["status"]
 
 
+def test_numbers_that_are_not_finite_are_not_drawn(a_run, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copy(a_run / "config.json", run)
+    lines = ['{"episode": 32, "score": NaN, "kl": 1}', "{}", "[1, 2]",
+             '{"episode": 64, "kl": Infinity}', '{"episode": NaN}']
+    (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    state = look.Look(run).state(0)
+    assert state["curves"] == [{"episode": 32, "kl": 1}, {"episode": 64}]
+    assert state["lines"] == 5
+    (run / "metrics.jsonl").write_bytes(b"\xff\n")
+    with pytest.raises(UserError, match="metrics.jsonl is damaged"):
+        look.Look(run).state(0)
+
+
 def test_what_is_being_made_is_said_from_the_start(a_run, small_look, tmp_path,
                                                    monkeypatch):
     run = tmp_path / "run"
@@ -1170,7 +1412,9 @@ def test_what_is_being_made_is_said_from_the_start(a_run, small_look, tmp_path,
 
 def test_a_saved_page_is_one_small_file(a_run, small_look, tmp_path, capsys, monkeypatch):
     to = tmp_path / "run.html"
+    (a_run / "page.json").unlink(missing_ok=True)
     assert page.main(["--out", str(a_run), "--save", str(to)]) == 0
+    assert "query 2 of 2" in capsys.readouterr().out, "how far it is"
     html = to.read_text("utf-8")
     data = re.search(r'type="application/json">(.*?)</script>', html, re.DOTALL)[1]
     data = json.loads(data)
@@ -1182,7 +1426,11 @@ def test_a_saved_page_is_one_small_file(a_run, small_look, tmp_path, capsys, mon
     monkeypatch.setattr(look, "LARGEST_PAGE", len(html.encode()) - 1)
     assert page.main(["--out", str(a_run), "--save", str(to)]) == 0
     assert to.stat().st_size < len(html.encode()), "with fewer samples"
+    monkeypatch.setattr(look, "LARGEST_PAGE", 10_000)
     capsys.readouterr()
+    assert page.main(["--out", str(a_run), "--save", str(to)]) == 2
+    assert "above the 0.0 that a saved page may have" in one_sentence(capsys)
+    monkeypatch.undo()
     assert page.main(["--out", str(tmp_path), "--save", str(to)]) == 2
     one_sentence(capsys)
 
@@ -1233,7 +1481,8 @@ class Window:
         return self.run("return document.getElementById(arguments[0]).textContent", name)
 
     def visible(self, name):
-        return self.browser.find_element("id", name).is_displayed()
+        return any(found.is_displayed()
+                   for found in self.browser.find_elements("id", name))
 
     def keys(self, keys):
         """Keys, as they come to whatever has the focus."""
@@ -1271,10 +1520,6 @@ def window(one_browser):
     one_browser.get_log("browser")               # of earlier tests
     yield window
     one_browser.get("data:text/html,")
-
-
-MANY = [Question(f"Query {i}.", [f"Sample {i} {k}." for k in range(4)], [0, 1, 1, 0])
-        for i in range(30)]
 
 
 def test_twenty_labels_by_keys(window, serve, tmp_path):
@@ -1321,7 +1566,7 @@ def test_on_a_phone_the_next_question_is_in_sight(window, serve):
     window.size(390, 400)
     window.open(serve().url)
     window.start_as("Ann")
-    is_open = "return document.getElementById('words').open"
+    is_open = "return document.getElementById('instructions').open"
     assert window.run(is_open)
     window.run("scrollTo(0, document.body.scrollHeight)")
     window.key("4")
@@ -1384,6 +1629,10 @@ def test_keys_that_mean_something_else(window, serve, tmp_path):
             break
     window.key(Keys.ENTER)
     assert len(read_comparisons(tmp_path / "ann.jsonl")) == 1
+    # And the next Tab goes to the next question's first sample.
+    assert window.run("return document.activeElement.id") == "query"
+    window.keys(Keys.TAB)
+    assert window.run("return document.activeElement.textContent").startswith("1Sample")
 
 
 def test_ten_votes_and_their_win_rate(window, serve, tmp_path):
@@ -1391,6 +1640,8 @@ def test_ten_votes_and_their_win_rate(window, serve, tmp_path):
     window.open(served.url + "#compare")
     window.start_as("Ann")
     assert "Two of the four are by pi, two by rho" in window.text("purpose")
+    window.keys("r")
+    wait_until(lambda: "shows after 10 votes" in window.text("result"))
     sources = {q.query: q.models for q in MANY}
     won = 0
     for i in range(10):
@@ -1402,6 +1653,83 @@ def test_ten_votes_and_their_win_rate(window, serve, tmp_path):
     assert (f"pi wins over rho in {10 * won} % (95 % interval {100 * low:.0f} % to "
             f"{100 * high:.0f} %) of 10 questions") in said
     window.no_errors()
+
+
+def test_a_double_click_and_a_key_held_down_do_one_thing(window, serve, tmp_path):
+    window.open(serve(asked=MANY, n=10).url)
+    window.start_as("Ann")
+    labels = tmp_path / "ann.jsonl"
+    for n in (1, 2, 3):
+        time.sleep(0.5)
+        window.run("document.querySelector('#choices button').click()")
+        count = f"question {n + 1} "
+        wait_until(lambda: window.text("count").startswith(count))
+        window.run("document.querySelector('#choices button').click()")
+        time.sleep(0.1)
+        assert len(read_comparisons(labels)) == n, "nobody has read the second question"
+    time.sleep(0.5)
+    window.run("document.getElementById('undo').click()")
+    wait_until(lambda: window.text("count").startswith("question 3 "))
+    window.run("document.getElementById('undo').click()")
+    time.sleep(0.1)
+    assert len(read_comparisons(labels)) == 2
+    held = """
+        const event = new KeyboardEvent("keydown", {key: "Enter", repeat: true,
+                                                    bubbles: true, cancelable: true});
+        document.getElementById("undo").dispatchEvent(event);
+        return event.defaultPrevented;"""
+    assert window.run(held)
+
+
+def test_a_result_that_comes_late_does_not_stand_over_the_next_question(window, serve):
+    window.open(serve().url)
+    window.start_as("Ann")
+    window.run("""
+        const send = fetch;
+        fetch = async (path, ...rest) => {
+          if (path === "/api/results") await sleep(1);
+          return send(path, ...rest);
+        };""")
+    window.keys("r")
+    window.key("1")
+    time.sleep(1.5)
+    assert not window.visible("result")
+
+
+def test_a_browser_that_keeps_nothing(window, serve):
+    refuse = """
+        for (const kind of ["localStorage", "sessionStorage"]) {
+          Object.defineProperty(window, kind, {get() { throw new Error("refused"); }});
+        }"""
+    command = "Page.addScriptToEvaluateOnNewDocument"
+    script = window.browser.execute_cdp_cmd(command, {"source": refuse})
+    try:
+        window.open(serve(code="sesame").url)
+        wait_until(lambda: window.visible("code"))
+        window.keys("Ann\tsesame\n")
+        wait_until(lambda: window.visible("poll"))
+        window.key("s")
+        window.key("1")
+    finally:
+        window.browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", script)
+
+
+def test_texts_without_spaces_stay_on_the_page(window, serve):
+    samples = ["x" * 400, "幸" * 200, "\u202eright to left", "short"]
+    asked = [Question("y" * 300, samples, [0] * 4)]
+    window.size(390, 800)
+    window.open(serve(asked=asked, n=1).url)
+    window.start_as("Ann")
+    assert window.run("return document.documentElement.scrollWidth") <= 390
+    window.size(1200, 900)
+
+
+def test_an_answer_that_is_no_json_is_said(window, serve):
+    window.open(serve().url)
+    window.start_as("Ann")
+    window.run("fetch = async () => new Response('<p>proxy</p>')")
+    window.keys("1")
+    wait_until(lambda: "not one of this page" in window.text("note"))
 
 
 BAD = ("</script><script>document.title = 'bad'</script>"
@@ -1473,10 +1801,17 @@ def test_a_code_is_asked_for(window, serve):
     wait_until(lambda: window.visible("code"))
     window.keys("Ann\tnot this\n")
     wait_until(lambda: "not the code" in window.text("trouble"))
+    window.run("trouble('')")
+    window.keys("\tпароль\n")                            # no header has such letters
+    wait_until(lambda: "not the code" in window.text("trouble"))
     window.keys("\tsesame\n")
     wait_until(lambda: window.visible("poll"))
     window.open(serve(code="other").url + "?code=other")     # as a link to share
     window.start_as("Ann")
+    window.open(serve(code="third").url + "?code=other")     # one of yesterday
+    wait_until(lambda: window.visible("code"))
+    window.keys("Ann\tthird\n")
+    wait_until(lambda: window.visible("poll"))
 
 
 @pytest.fixture
@@ -1507,6 +1842,7 @@ def check_slider(window, view):
     # exp(1000 / 0.5) is no number; exp(-1 / 0.5) is.
     weights = window.run("return weightsOf([1000, 1001], 0.5)")
     assert weights == pytest.approx([0.1192, 0.8808], abs=1e-4)
+    assert "Fewer than 100" in window.text("weak"), "64 there are"
     best = view["optimum"][0]["texts"][int(r[0].argmax())]
     assert texts[-1].startswith(best) and texts[0] != texts[-1]
 
@@ -1520,6 +1856,13 @@ def test_a_run_is_looked_at(window, serve, looked_at):
     assert "target 3" in window.text("kl-curve") and "nats" in window.text("kl-curve")
     view = looked_at.made
     check_slider(window, view)
+    # PPO's path is drawn above rho's reward, which is known when the run has ended.
+    paths = "return document.querySelectorAll('#plane .curve[style*=\"--pi\"]').length"
+    assert window.run(paths) == 1 and "PPO" in window.text("plane-legend")
+    at_work = {**looked_at.state(0), "table": None, "zero_shot": 0.0}
+    window.run("showRun(arguments[0]); drawAll()", at_work)
+    assert window.run(paths) == 0 and "PPO" not in window.text("plane-legend")
+    window.run("showRun(arguments[0]); drawAll()", looked_at.state(0))
     # A token's numbers, by the mouse and by the keys.
     tokens = view["pairs"][0]["pi"]["tokens"]
     spans = window.browser.find_elements("css selector", "#tokens-pi span")
@@ -1534,13 +1877,52 @@ def test_a_run_is_looked_at(window, serve, looked_at):
     cost = f"costs {tokens[2]['pi'] - tokens[2]['rho']:.2f} nats".replace("-0.00", "0.00")
     assert cost.replace("-", "\u2212") in window.text("token")
     window.run("document.querySelector('input[value=advantage]').click()")
-    assert "GAE" in window.text("color-words")
+    assert "GAE" in window.text("color-meaning")
+    assert f"lambda {view['lam']}" in window.text("color-meaning")
+    window.run("document.querySelector('input[value=reward]').click()")
+    assert f"\u2212{view['beta']:.3f} (the run" in window.text("color-meaning")
+    assert (window.text("scale-low"), window.text("scale-high")) == ("\u22121", "+1")
     query = window.text("optimum-query")
     window.browser.find_element("id", "next").click()
-    assert window.text("optimum-query") != query
-    assert "mean change of r" in window.text("raise")
+    assert window.text("optimum-query") == view["optimum"][1]["query"] != query
+    # The optimum has more queries than there are pairs.
+    assert len(view["optimum"]) > len(view["pairs"])
+    window.run("const select = document.getElementById('optimum-which');"
+               "select.value = 2; select.dispatchEvent(new Event('change'))")
+    assert window.text("optimum-query") == view["optimum"][2]["query"]
+    assert "change" in window.text("raise") and "times" in window.text("raise")
+    # The firm part of the frontier ends where the dotted one begins.
+    samples = "[512, 120, 99, 101, 3].map(samples => ({samples}))"
+    parts = window.run(f"return splitAtFirm({samples})")
+    assert [[row["samples"] for row in part] for part in parts] == [
+        [512, 120, 99], [99, 101, 3]]
+    assert window.run("return splitAtFirm([{samples: 512}])") == [[{"samples": 512}], []]
     assert "pi over zero-shot" in window.text("table")
     window.no_errors()
+
+
+@pytest.mark.parametrize("width", [390, 1200, 1920])
+def test_labels_in_the_plane_stand_clear_of_each_other(width, window, serve, looked_at):
+    window.size(width, 900)
+    window.open(serve(look=looked_at).url + "#look")
+    wait_until(lambda: window.visible("view"))
+    # The default run's: pi ends beside the best of 64.
+    best_of = [{"n": n, "kl_bound": kl, "gain": gain} for n, kl, gain in (
+        (2, 0.19, 0.53), (4, 0.64, 0.95), (16, 1.84, 1.58), (64, 3.17, 2.03))]
+    window.run("view.best_of = arguments[0]; view.rho.reward = 0;"
+               "view.pi = {kl: 2.97, reward: 1.97}; drawOptimum()", best_of)
+    labels = window.run("""
+        return [...document.querySelectorAll("#plane .mark")].map(label => {
+          const {left, right, top, bottom} = label.getBoundingClientRect();
+          return [label.textContent, left, right, top + 4, bottom - 4];
+        }).filter(([text]) => text);""")
+    assert sorted(label[0] for label in labels) == ["16", "2", "4", "64", "pi", "rho"]
+    for i, (a, left, right, top, bottom) in enumerate(labels):
+        for b, left_b, right_b, top_b, bottom_b in labels[:i]:
+            beside = right <= left_b or right_b <= left
+            above = bottom <= top_b or bottom_b <= top
+            assert beside or above, (a, b)
+    window.size(1200, 900)
 
 
 def test_a_run_at_work_is_watched(window, serve, a_run, tmp_path):
