@@ -425,6 +425,9 @@ def facts_of_3(said):
     assert after["REINFORCE, r + 3"][1] < after["less a baseline"][1]
     assert after["8 steps, unclipped"][1] < after["8 steps, clipped"][1]
     assert after["8 steps, clipped"][0] > after["less a baseline"][0]
+    assert after["8 steps, clipped"][1] > after["less a baseline"][1]
+    slow = re.search(r"rate: unclipped ([-+.\d]+), clipped ([-+.\d]+)", said).groups()
+    assert abs(float(slow[0]) - float(slow[1])) < 0.01
     reached, best = re.search(r"PPO (\d\.\d+), best (\d\.\d+);", said).groups()
     assert float(reached) > 0.97 * float(best)
 
@@ -436,6 +439,11 @@ def facts_of_4(said):
     assert rooms["0.3", "2"][1] > 3 * rooms["0.3", "0.1"][1]
     assert value_after("KL(pi by DPO, pi_opt) =", said) < 0.05
     assert value_after("KL(rho, pi_opt) =", said) > 0.2
+    assert abs(value_after("highest KL with noise: K = .1", said) - 16) < 1
+    (r, true, kl), (r_dpo, true_dpo, kl_dpo) = [
+        [float(v) for v in row] for row in re.findall(
+            r"(?:PPO|DPO)  r ([-+.\d]+)   true ([-+.\d]+)   KL +(\d+\.\d+)", said)]
+    assert r > r_dpo > 0 and true > true_dpo > 0 and kl < kl_dpo
     a, b = re.findall(r"true ([-+]\d\.\d+), KL \d", said)
     assert float(a) < 0 < float(b)
 
