@@ -182,7 +182,7 @@ for ax, A in zip(axes, (1.0, -1.0)):
            ylabel="A x ratio", ylim=(A - 0.7, A + 0.7))
 axes[0].text(1.45, 1.55, "unclipped", color=course.RHO, ha="right")
 axes[0].text(1.58, 1.08, "PPO", color=course.PI, ha="right")
-axes[1].text(0.45, -0.4, "unclipped", color=course.RHO, va="bottom")
+axes[1].text(0.6, -0.5, "unclipped", color=course.RHO)
 axes[1].text(0.42, -0.92, "PPO", color=course.PI)
 plt.show()
 
@@ -239,7 +239,7 @@ fig, ax = plt.subplots(figsize=(8, 3.2))
 colors = [course.RHO, course.VALUE, course.REWARD, course.PI]
 for (name, curve), color in zip(curves.items(), colors):
     ax.plot(curve, color=color)
-    aside = {"less a baseline": -2, "8 steps, clipped": 1}.get(name, 0)
+    aside = {"8 steps, clipped": 4, "8 steps, unclipped": -6}.get(name, 0)
     course.at_end(ax, range(len(curve)), curve, name, color, dy=aside)
 course.limit(ax, best, "best possible", x=0.25)
 ax.set(xlabel="update (16 samples each)", ylabel="E[r] - beta KL", xlim=(0, 39),
@@ -517,10 +517,9 @@ for ax, (task, rows) in zip(axes, critic.items()):
         if row["EV"] is None:
             course.limit(ax, row["share"], "no critic", x=0.3)
         else:
-            own = row["short"] == "own trunk"
-            ax.annotate(row["short"], (row["EV"], row["share"]), (-6, 0) if own else (6, 0),
-                        textcoords="offset points", ha="right" if own else "left",
-                        va="center")
+            offset = (-58, -16) if row["short"] == "own trunk" else (6, -4)
+            ax.annotate(row["short"], (row["EV"], row["share"]), offset,
+                        textcoords="offset points")
         EV = "none" if row["EV"] is None else f"{row['EV']:.2f}"
         print(f"{task:16} {row['name']:38} share {row['share']:.3f}, EV {EV}, "
               f"{row['nats']:.2f} nats from the optimum")

@@ -141,7 +141,7 @@ ax.set(xlabel="KL from rho (nats; of best of n, its bound)", xlim=(0, 5),
 plt.show()
 print(f"pi gains {policy['gain']:.2f} at {policy['gain_kl']:.2f} nats, the optimum there "
       f"{policy['optimal_gain']:.2f}: a share of {policy['share_of_optimum']:.0%}")
-print("(20 updates of 128; the default has 128) default run, 5 seeds: a share of", ", ".join(
+print("(20 updates; the default has 128) default run, 5 seeds: a share of", ", ".join(
     f"{one['numbers']['policy.share_of_optimum']:.1%}" for one in
     load_series("seeds")["sentiment"]))
 
@@ -201,7 +201,7 @@ plt.show()
 
 # %% [markdown]
 r"""
-An $r$ of few labels promises what the labelers do not see: already at .9 nats half as much again as there is (.77 for .51), at 23.5 twice. The true reward still rises there, but far more slowly than $r$ promises. On the left $r$ promises too little up to 11.7 nats; from there on the true reward falls, while $r$ still rises. So a price of KL does not make $r$ right; it limits how far $\pi$ goes on its word. (The points of the highest KL are means of seeds that lie far apart.)
+An $r$ of few labels promises what the labelers do not see: already at .9 nats half as much again as there is (.77 against .51), at 23.5 twice. The true reward still rises there, but far more slowly than $r$ promises. On the left $r$ promises too little up to 11.7 nats; from there on the true reward falls, while $r$ still rises. So a price of KL does not make $r$ right; it limits how far $\pi$ goes on its word. (On the right, from 12.9 nats on, a point is the mean of seeds that lie far apart.)
 
 ## The sign bug, blind (4.4)
 
@@ -236,7 +236,7 @@ Nothing in the log tells. One person who reads five samples can.
 
 Difficulty 4 of 5 · importance 5 of 5 · 30 minutes
 
-Six runs, each with one bug, beside a healthy one (gray). They were made by `broken_runs.py`, on the course's $\rho$ and $r$. Give each its bug. (clipfrac: the share of tokens clipped; approx_kl: how far $\pi$ moved from what sampled, both are means over four steps. explained_variance: the share of the returns' variance that $V$ foresaw. finished: the share of responses with a period.) What would you look at first, in a run of your own?
+Six runs, each with one bug, beside a healthy one (gray). They were made by `broken_runs.py`, on the course's $\rho$ and $r$. Give each its bug. (clipfrac: the share of tokens clipped; approx_kl: how far $\pi$ moved from what sampled; both are means over four steps. explained_variance: the share of the returns' variance that $V$ foresaw. finished: the share of responses with a period.) What would you look at first, in a run of your own?
 
 <details><summary>Hint</summary>
 
@@ -317,7 +317,7 @@ check(dpo_loss)
 
 # %% [markdown]
 r"""
-Where choices are many, labelers choose as eq. 1 says and $\pi$ can be anything, it must find $\pi_{opt}$. In a world of 25 responses it does. On stories, 1,500 choices of noisy labelers must suffice (the next cell takes half a minute); beside it PPO's $\pi$, which had an $r$ of the same labels and 2,560 episodes.
+Where choices are many, labelers choose as eq. 1 says and $\pi$ can be anything, it must find $\pi_{opt}$. In a world of 25 responses it does. On stories, 1,500 choices of noisy labelers must suffice (half a minute of training); beside it PPO's $\pi$, which had an $r$ of the same labels and 2,560 episodes.
 """
 
 # %%
@@ -373,7 +373,8 @@ def train_dpo(beta, lr=4e-4):
 
 policies = {"PPO": rlhf.load(copy.deepcopy(rho), course.OUT / "policy.pt", "policy"),
             "DPO": train_dpo(beta=0.2)}
-print(f"{len(run.train):,} labels of four, {4 * len(run.train):,} texts; PPO had {cfg.episodes:,} episodes")
+print(f"{len(run.train):,} labels of four, {4 * len(run.train):,} texts; "
+      f"PPO had {cfg.episodes:,} episodes")
 queries = sample_queries(run.queries["evaluation"], 256)
 for name, pi in policies.items():
     torch.manual_seed(1)
@@ -384,7 +385,7 @@ for name, pi in policies.items():
 
 # %% [markdown]
 r"""
-DPO gains less than PPO here, by r and by the true reward, at more nats. It has seen 6,000 texts of $\rho$, and never one of its own.
+DPO gains less than PPO here, by r and by the true reward, at about as many nats. It has seen 6,000 texts of $\rho$, and never one of its own.
 
 ## After 2019
 
