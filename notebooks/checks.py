@@ -5,18 +5,20 @@ checks.py: is a student's function right, and if not, which mistake is it?
     check(gae)
 
 A function is tried on worked examples, which can be redone on paper, and on random input,
-where it must do what the project's own does. If it does something else, and one of the
-mistakes below does just that, the answer is the lesson of that mistake; if not, it is the
-example. When it is right, it takes the place of the project's own: what is run after that
-runs on the student's.
+where it must do what the project's own does; of a loss the gradient is compared, too. If
+it does something else, and one of the mistakes below does just that, the answer is the
+lesson of that mistake; if not, it is the example. When it is right, it takes the place of
+the project's own: what is run after that runs on the student's.
 
 In:  a function of an exercise        Out: one line that says what is right or wrong
 Not here: the exercises themselves (source/)
 
 The project's functions stand in gpt.py, reward.py and ppo.py (of two exercises, here), so
-whoever wants to copy can. Calling them is refused.
+whoever wants to copy can. Calling them by their names is refused, to prevent mix-ups; a
+check is there to teach, and does not find out who wrote what.
 """
 
+import inspect
 import json
 import math
 import sys
@@ -54,8 +56,9 @@ class Exercise(NamedTuple):
     random: Callable       # () -> arguments, drawn from torch's generator
     mistakes: list         # of Mistake
     places: list           # (module, name): where the student's takes the place of ours
-    run: Callable = lambda function, *arguments: function(*arguments)
+    run: Callable = None   # (function, *arguments) -> results; None: the function itself
     atol: float = 1e-4
+    loss: bool = False     # compare the gradient of the first result by argument 0, too
 
 
 # --- what a check does ------------------------------------------------------------------
@@ -86,18 +89,17 @@ def complaint_about(function, exercise):
     """What is wrong with the function, in words; None if nothing is."""
     if function is exercise.ours:
         return "this is the project's own function; write yours"
-    for example in exercise.examples:
-        complaint = compare(function, exercise, example)
-        if complaint is not None:
-            return complaint
+    cases = list(exercise.examples)
     for seed in range(3):
         torch.manual_seed(seed)
         arguments = exercise.random()
         wanted = result_of(exercise.ours, exercise, arguments)
-        drawn = Example("random input", arguments, wanted)
-        complaint = compare(function, exercise, drawn)
-        if complaint is not None:
-            return complaint
+        cases.append(Example("random input", arguments, wanted))
+    for comparison in (compare, compare_gradients):
+        for case in cases:
+            complaint = comparison(function, exercise, case)
+            if complaint is not None:
+                return complaint
     return None
 
 
@@ -124,20 +126,62 @@ def compare(function, exercise, example):
         return (f"on {example.words} it gives the shape {shape_of(given)}, and "
                 f"{shape_of(wanted)} is wanted")
     if example.words == "random input":
-        return "on the examples it is right, but on random input it differs from ours"
+        shape = shape_of(example.arguments[0])
+        return (f"on the examples it is right, but on random input of shape {shape} it "
+                "differs from ours")
     return (f"for {example.words} it gives {numbers_of(given)}, and "
             f"{numbers_of(wanted)} is right")
 
 
+NO_GRADIENT = ("the loss is right, but torch cannot differentiate it, so nothing would "
+               "be learned: no detach, no numpy, no floats on the way to it")
+
+
+def compare_gradients(function, exercise, example):
+    if not exercise.loss:
+        return None
+    given = gradient_of(function, exercise, example.arguments)
+    if given is None:
+        return NO_GRADIENT
+    wanted = gradient_of(exercise.ours, exercise, example.arguments)
+    if alike(given, wanted, exercise.atol):
+        return None
+    message = f"on {example.words} the loss is right, but its gradient is not"
+    if example.words == "random input":
+        return message
+    return f"{message}: {numbers_of(given)}, and {numbers_of(wanted)} is right"
+
+
+def gradient_of(function, exercise, arguments):
+    """Of the loss by the first argument; None where torch finds no way back."""
+    first = arguments[0].clone().requires_grad_()
+    try:
+        result = result_of(function, exercise, (first, *arguments[1:]))
+        loss = result[0] if isinstance(result, tuple | list) else result
+        return torch.autograd.grad(loss, first)[0]
+    except (RuntimeError, TypeError):
+        return None
+
+
 def lesson_of(function, exercise):
-    """The lesson of the mistake that does the same as the function, everywhere."""
+    """The lesson of the mistake that does the same as the function, everywhere. If none
+    does, and there are two results, of the mistake that gives the same wrong one."""
     for mistake in exercise.mistakes:
         if same_everywhere(function, mistake.function, exercise):
             return mistake.lesson
+    if not isinstance(exercise.examples[0].wanted, tuple):
+        return None
+    for place in range(len(exercise.examples[0].wanted)):
+        if same_everywhere(function, exercise.ours, exercise, place):
+            continue
+        for mistake in exercise.mistakes:
+            if same_everywhere(function, mistake.function, exercise, place):
+                return mistake.lesson
     return None
 
 
-def same_everywhere(function, other, exercise):
+def same_everywhere(function, other, exercise, place=None):
+    """Do both give the same, or (with a place) the same result in this place?"""
     every = [example.arguments for example in exercise.examples]
     for seed in range(3):
         torch.manual_seed(seed)
@@ -146,7 +190,10 @@ def same_everywhere(function, other, exercise):
         results = []
         for candidate in (function, other):
             try:
-                results.append(result_of(candidate, exercise, arguments))
+                result = result_of(candidate, exercise, arguments)
+                if place is not None:
+                    result = result[place]
+                results.append(result)
             except Exception as e:
                 results.append(type(e).__name__)
         if not alike(*results, exercise.atol):
@@ -170,12 +217,24 @@ def result_of(function, exercise, arguments):
             setattr(module, name, refuse)
     try:
         torch.manual_seed(0)
-        result = exercise.run(function, *copies)
+        if exercise.run is None:
+            result = function(*copies)
+        else:
+            result = exercise.run(function, *copies)
     finally:
         restore(exercise)
+    for name, before, after in zip(names_of_arguments(exercise), arguments, copies):
+        if torch.is_tensor(before) and not torch.equal(before, after):
+            raise Refused(f"it changes its argument {name}; work on a copy")
     if isinstance(result, float | int):
         result = torch.tensor(float(result))
     return result
+
+
+def names_of_arguments(exercise):
+    if exercise.run is None:
+        return list(inspect.signature(exercise.ours).parameters)
+    return list(inspect.signature(exercise.run).parameters)[1:]
 
 
 def alike(a, b, atol):
@@ -207,6 +266,15 @@ def numbers_of(a):
         return repr(a)
     rounded = (a.detach().double() * 1000).round() / 1000 + 0.0
     return str(rounded.tolist())
+
+
+def between(low, high):
+    """A whole number, drawn anew for each random input."""
+    return int(torch.randint(low, high + 1, ()))
+
+
+def uniform_between(low, high):
+    return low + (high - low) * float(torch.rand(()))
 
 
 # --- session 1: one attention head ------------------------------------------------------
@@ -264,8 +332,9 @@ def softmax_over_those_who_ask(q, k, v):
 
 def random_attention():
     T, S = [(4, 4), (2, 5), (1, 3)][int(torch.randint(3, ()))]
-    q = torch.randn(2, 3, T, 8)
-    k, v = torch.randn(2, 2, 3, S, 8).unbind(0)
+    B, D = between(1, 3), between(4, 9)
+    q = torch.randn(B, 3, T, D)
+    k, v = torch.randn(2, B, 3, S, D).unbind(0)
     return 2 * q, 2 * k, v
 
 
@@ -361,7 +430,7 @@ SAMPLE = Exercise(
     ours=gpt.sample_next_token,
     examples=[Example(f"the probabilities .5, .3, .2, in {DRAWS:,} draws",
                       (torch.tensor([0.5, 0.3, 0.2]),), torch.tensor([0.5, 0.3, 0.2]))],
-    random=lambda: (torch.randn(6).softmax(0),),
+    random=lambda: (torch.randn(between(4, 8)).softmax(0),),
     mistakes=[
         Mistake(greedy, "always the likeliest token. That is not a sample of the policy: "
                 "nothing new is tried, and KL is of a distribution nobody draws from"),
@@ -434,9 +503,10 @@ def times_temperature(logits, query, response, temperature):
 
 
 def random_scoring():
-    B, Q, T, V = 4, 3, 5, 7
+    B, Q, T, V = between(2, 5), between(2, 4), between(3, 6), 7
     query, response = torch.randint(V, (B, Q)), torch.randint(V, (B, T))
-    return 3 * torch.randn(B, Q + T, V), query, response, 0.7
+    temperature = uniform_between(0.5, 0.9)
+    return 3 * torch.randn(B, Q + T, V), query, response, temperature
 
 
 # One row: column 1 predicts the only token of the response; column 2 predicts what nobody
@@ -505,6 +575,14 @@ def the_other_three(r, b):
     return (others.logsumexp(dim=1) - chosen).mean()
 
 
+def columns_of_every_row(r, b):
+    return (r.logsumexp(dim=1) - r[:, b]).mean()
+
+
+ONE_OF_EACH_ROW = ("`{0}[:, b]` takes these columns of every row. Each row has its own: "
+                   "`{0}.gather(1, b[:, None])`")
+
+
 def pairs_against_the_mean(r, b):
     chosen = r.gather(1, b[:, None])[:, 0]
     mean = (r.sum(dim=1) - chosen) / (r.size(1) - 1)
@@ -520,6 +598,11 @@ def probability_of_the_choice(r, b):
     return -r.softmax(dim=1).gather(1, b[:, None]).mean()
 
 
+def random_choices():
+    N = between(3, 7)
+    return 2 * torch.randn(N, 4), torch.randint(4, (N,))
+
+
 BEST_OF_FOUR = Exercise(
     ours=reward.best_of_four_loss,
     examples=[
@@ -531,7 +614,7 @@ BEST_OF_FOUR = Exercise(
         Example("r = (1000, 0, 0, 0), b = 1",
                 (torch.tensor([[1000.0, 0, 0, 0]]), torch.tensor([1])),
                 torch.tensor(1000.0))],
-    random=lambda: (2 * torch.randn(6, 4), torch.randint(4, (6,))),
+    random=random_choices,
     mistakes=[
         Mistake(not_negated, "the sign: eq. 1 as printed is a log-likelihood, which "
                 "grows. A loss must fall as r explains the choices, so negate it"),
@@ -546,6 +629,7 @@ BEST_OF_FOUR = Exercise(
                 "probabilities"),
         Mistake(the_other_three, "the sum is over all four, the chosen one included. "
                 "Without it the loss has no lower end"),
+        Mistake(columns_of_every_row, ONE_OF_EACH_ROW.format("r")),
         Mistake(pairs_against_the_mean, "the chosen one against the mean of the others "
                 "is a loss for pairs. Eq. 1 has each of the four in its sum"),
         Mistake(overflows, "exp(1000) is infinite in float32. logsumexp (or log_softmax) "
@@ -553,7 +637,7 @@ BEST_OF_FOUR = Exercise(
         Mistake(probability_of_the_choice, "the logarithm is missing: this is minus the "
                 "probability of the choice, whose gradient dies where r is most wrong"),
     ],
-    places=[(reward, "best_of_four_loss")])
+    places=[(reward, "best_of_four_loss")], loss=True)
 
 
 # --- session 2: normalization -----------------------------------------------------------
@@ -701,6 +785,20 @@ def score_one_too_late(score, logprobs, ref_logprobs, beta, mask):
     return paid(score, logprobs, ref_logprobs, beta, mask, last)
 
 
+def score_beyond_the_tensor(score, logprobs, ref_logprobs, beta, mask):
+    return paid(score, logprobs, ref_logprobs, beta, mask, mask.sum(dim=1))
+
+
+def score_masked_away(score, logprobs, ref_logprobs, beta, mask):
+    return score_at_the_last_column(score, logprobs, ref_logprobs, beta, mask) * mask
+
+
+def score_in_place_of_the_price(score, logprobs, ref_logprobs, beta, mask):
+    rewards = -beta * (logprobs - ref_logprobs) * mask
+    rewards[torch.arange(len(score)), last_of(mask)] = score
+    return rewards
+
+
 def score_for_every_token(score, logprobs, ref_logprobs, beta, mask):
     return (score[:, None] - beta * (logprobs - ref_logprobs)) * mask
 
@@ -742,11 +840,17 @@ ROWS_AND_COLUMNS = ("`rewards[:, last]` takes these columns of every row. Each r
                     "its own: `rewards[torch.arange(B), last]`")
 
 
+ONE_TOO_LATE = ("off by one: the mask has `length` tokens, the last at length - 1. One "
+                "later the score is where no token is trained")
+
+
 def random_episodes():
-    B, T = 5, 6
+    B, T = between(3, 6), between(5, 8)
     length = torch.randint(1, T + 1, (B,))
     length[0] = T - 2
-    return (torch.randn(B), -torch.rand(B, T), -torch.rand(B, T), 0.3,
+    length[1] = T
+    beta = uniform_between(0.1, 0.8)
+    return (torch.randn(B), -torch.rand(B, T), -torch.rand(B, T), beta,
             ppo.mask_before(length, T))
 
 
@@ -771,8 +875,12 @@ TOKEN_REWARDS = Exercise(
         Mistake(score_at_the_last_column, "the score is at the last column of the "
                 "tensor; it belongs to the last token before the end, which the mask "
                 "tells"),
-        Mistake(score_one_too_late, "off by one: the mask has `length` tokens, the last "
-                "at length - 1. One later the score is where no token is trained"),
+        Mistake(score_masked_away, "the score is put at the last column, and the mask "
+                "takes it away again wherever the response ends earlier"),
+        Mistake(score_one_too_late, ONE_TOO_LATE),
+        Mistake(score_beyond_the_tensor, ONE_TOO_LATE),
+        Mistake(score_in_place_of_the_price, "`=` overwrites what the last token pays; "
+                "`+=` adds the score to it"),
         Mistake(score_for_every_token, "every token gets the whole score, so a response "
                 "of 20 tokens is paid 20 times. r is a reward of the response, and "
                 "comes once"),
@@ -848,6 +956,26 @@ def last_value_goes_on(rewards, values, lam):
     return recursion(rewards, values, lam, our_delta)
 
 
+def value_comes_round(rewards, values, lam):
+    rewards = rewards.clone()
+    rewards[:, -1] += values[:, 0]
+    return recursion(rewards, values, lam, our_delta)
+
+
+def value_of_the_next_row(rewards, values, lam):
+    rewards = rewards.clone()
+    rewards[:, -1] += values[:, 0].roll(-1)
+    return recursion(rewards, values, lam, our_delta)
+
+
+COMES_ROUND = ("the last token's next value is V_0: `roll` comes round. It must be 0")
+
+
+def random_rewards_and_values():
+    B, T = between(2, 5), between(3, 8)
+    return torch.randn(B, T), torch.randn(B, T), uniform_between(0.3, 0.95)
+
+
 def without_values(rewards, values, lam):
     return recursion(rewards, torch.zeros_like(values), lam, our_delta)
 
@@ -858,7 +986,7 @@ GAE = Exercise(
                       (torch.tensor([[0.0, 0.0, 3.0]]),
                        torch.tensor([[0.0, 1.0, 2.0]]), 0.5),
                       torch.tensor([[1.75, 1.5, 1.0]]))],
-    random=lambda: (torch.randn(3, 6), torch.randn(3, 6), 0.8),
+    random=random_rewards_and_values,
     mistakes=[
         Mistake(no_lambda, "lambda is not used: every token is praised in full for all "
                 "that comes later, noise included"),
@@ -877,6 +1005,8 @@ GAE = Exercise(
         Mistake(last_value_goes_on, "after the last token nothing comes: V there is 0. "
                 "Here the last value stands in for it, so the last token is never a "
                 "surprise"),
+        Mistake(value_comes_round, COMES_ROUND),
+        Mistake(value_of_the_next_row, COMES_ROUND),
         Mistake(without_values, "the values are not used: without a baseline the noise "
                 "of all that would have come anyway stays in"),
     ],
@@ -942,9 +1072,44 @@ def all_outside_counted(logprobs, old_logprobs, advantages, clip):
     return loss, ((ratio - 1).abs() > clip).float().mean()
 
 
+def share_of_all_inside(logprobs, old_logprobs, advantages, clip):
+    loss, _ = policy_loss_with(torch.maximum, logprobs, old_logprobs, advantages, clip)
+    unclipped, clipped = losses_of(torch.exp(logprobs - old_logprobs), advantages, clip)
+    return loss, (clipped >= unclipped).float().mean()
+
+
+def count_of_clipped(logprobs, old_logprobs, advantages, clip):
+    loss, share = policy_loss_with(torch.maximum, logprobs, old_logprobs, advantages,
+                                   clip)
+    return loss, share * logprobs.numel()
+
+
+def larger_of_two_means(logprobs, old_logprobs, advantages, clip):
+    unclipped, clipped = losses_of(torch.exp(logprobs - old_logprobs), advantages, clip)
+    return (torch.maximum(unclipped.mean(), clipped.mean()),
+            (clipped > unclipped).float().mean())
+
+
+def mean_over_rows(logprobs, old_logprobs, advantages, clip):
+    loss, share = policy_loss_with(torch.maximum, logprobs, old_logprobs, advantages,
+                                   clip)
+    return loss * logprobs.numel() / len(logprobs), share
+
+
+def detached(logprobs, *others):
+    return policy_loss_with(torch.maximum, logprobs.detach(), *others)
+
+
+def by_numpy(logprobs, *others):
+    return policy_loss_with(torch.maximum, torch.from_numpy(logprobs.numpy()), *others)
+
+
 def random_tokens():
-    old = -torch.rand(40) - 0.5
-    return old + 0.4 * torch.randn(40), old, torch.randn(40), 0.2
+    """One row of tokens, or several."""
+    shape = [(40,), (4, 10), (2, 15)][between(0, 2)]
+    old = -torch.rand(shape) - 0.5
+    clip = uniform_between(0.1, 0.4)
+    return old + 0.4 * torch.randn(shape), old, torch.randn(shape), clip
 
 
 POLICY_LOSS = Exercise(
@@ -958,13 +1123,16 @@ POLICY_LOSS = Exercise(
                  torch.tensor([-1.0]), 0.2), (torch.tensor(1.5), torch.tensor(0.0))),
         Example("a ratio of .5, A = -1, clip .2",
                 (torch.tensor([math.log(0.25)]), torch.tensor([math.log(0.5)]),
-                 torch.tensor([-1.0]), 0.2), (torch.tensor(0.8), torch.tensor(1.0)))],
+                 torch.tensor([-1.0]), 0.2), (torch.tensor(0.8), torch.tensor(1.0))),
+        Example("a ratio of 1.1, A = 1, clip .2",
+                (torch.tensor([math.log(0.55)]), torch.tensor([math.log(0.5)]),
+                 torch.tensor([1.0]), 0.2), (torch.tensor(-1.1), torch.tensor(0.0)))],
     random=random_tokens,
     mistakes=[
         Mistake(the_better_of_two, "the smaller of the two losses. PPO is a pessimist: "
                 "it takes the worse, so that going too far is never worth it"),
-        Mistake(always_clipped, "only the clipped term. A token that moved the wrong "
-                "way would have no gradient, and could not come back"),
+        Mistake(always_clipped, "this is the clipped term alone: a token that has gone "
+                "the wrong way is never pulled back"),
         Mistake(never_clipped, "not clipped: nothing stops the steps on one batch from "
                 "going as far as they like"),
         Mistake(objective_not_loss, "the sign: Schulman's eq. 7 is to be maximized, and "
@@ -980,8 +1148,17 @@ POLICY_LOSS = Exercise(
         Mistake(all_outside_counted, "the loss is right. Clipped are only those whose "
                 "gradient has stopped: outside on the side to which their advantage "
                 "pushes"),
+        Mistake(share_of_all_inside, "`>=` counts tokens inside the range too, where "
+                "both losses are equal: strictly larger"),
+        Mistake(count_of_clipped, "how many are clipped; the share is wanted, a mean"),
+        Mistake(larger_of_two_means, "the larger of two means. Each token has a larger "
+                "loss of its own: first `maximum`, then `mean`"),
+        Mistake(mean_over_rows, "`len` counts rows, and a batch has many tokens to a "
+                "row: `.mean()` counts them all"),
+        Mistake(detached, NO_GRADIENT),
+        Mistake(by_numpy, NO_GRADIENT),
     ],
-    places=[(ppo, "policy_loss")])
+    places=[(ppo, "policy_loss")], loss=True)
 
 
 # --- session 4: the controller ----------------------------------------------------------
@@ -1013,19 +1190,25 @@ def clipped_error(kl, target):
     return min(0.2, max(-0.2, (kl - target) / target))
 
 
+def random_kls():
+    target = uniform_between(2.0, 8.0)
+    return (uniform_between(0.2, 0.9), target, uniform_between(0.3, 0.8),
+            2 * target * torch.rand(8))
+
+
 CONTROLLER = Exercise(
     ours=ppo.AdaptiveKL,
     examples=[
-        Example("beta = .3, target 3, K = .1, a KL of 30",
+        Example("beta before, and after a KL of 30 (beta = .3, target 3, K = .1),",
                 (0.3, 3.0, 0.1, torch.tensor([30.0])),
                 torch.tensor([0.3, 0.306], dtype=torch.double)),
-        Example("beta = .3, target 3, K = .1, KL = 3.3, 30 and 0",
+        Example("beta before, and after a KL of 3.3, 30 and 0 (.3, target 3, K = .1),",
                 (0.3, 3.0, 0.1, torch.tensor([3.3, 30.0, 0.0])),
                 torch.tensor([0.3, 0.303, 0.30906, 0.3028788], dtype=torch.double)),
-        Example("a target of 0, which leaves beta as it is",
+        Example("beta before and after, with a target of 0,",
                 (0.3, 0.0, 0.1, torch.tensor([5.0])),
                 torch.tensor([0.3, 0.3], dtype=torch.double))],
-    random=lambda: (0.5, 2.0, 0.5, 4 * torch.rand(8)),
+    random=random_kls,
     mistakes=[
         Mistake(controller_by(lambda beta, kl, target, K:
                               beta * (1 - K * clipped_error(kl, target))),
@@ -1075,6 +1258,16 @@ def dpo_with(change):
     return loss
 
 
+def columns_of_every_question(logprobs, ref_logprobs, b, beta):
+    return columns_of_every_row(beta * (logprobs - ref_logprobs), b)
+
+
+def random_policies():
+    N = between(3, 7)
+    return (-3 * torch.rand(N, 4), -3 * torch.rand(N, 4), torch.randint(4, (N,)),
+            uniform_between(0.1, 0.8))
+
+
 DPO = Exercise(
     ours=dpo_ours,
     examples=[
@@ -1085,8 +1278,7 @@ DPO = Exercise(
                 (torch.tensor([[2 * math.log(3) - 5, -5, -5, -5]]),
                  torch.full((1, 4), -5.0), torch.tensor([0]), 0.5),
                 torch.tensor(math.log(2)))],
-    random=lambda: (-3 * torch.rand(5, 4), -3 * torch.rand(5, 4),
-                    torch.randint(4, (5,)), 0.3),
+    random=random_policies,
     mistakes=[
         Mistake(dpo_with(lambda p, q, beta: beta * (q - p)), "the sign: r = beta (log "
                 "pi - log rho) + a constant, so what is liked must become likelier "
@@ -1104,8 +1296,10 @@ DPO = Exercise(
                 "the loss is eq. 1 negated, so that it falls"),
         Mistake(lambda p, q, b, beta: len(b) * dpo_ours(p, q, b, beta),
                 "a sum over the questions, where eq. 1 has a mean"),
+        Mistake(columns_of_every_question, ONE_OF_EACH_ROW.format("implied")),
+        Mistake(lambda p, q, b, beta: dpo_ours(p.detach(), q, b, beta), NO_GRADIENT),
     ],
-    places=[(HERE, "dpo_loss")])
+    places=[(HERE, "dpo_loss")], loss=True)
 
 
 EXERCISES = {"attention": ATTENTION, "sample_next_token": SAMPLE,
@@ -1130,8 +1324,8 @@ WHERE_TO_LOOK = {
         "Look at `finished` in the first update, where pi is rho and nothing is learned "
         "yet. Then read its sample, the query first.",
     "the temperature is forgotten in scoring":
-        "Look at KL in the first update: pi is rho there, so it must be 0. By how much "
-        "are two distributions apart that should be one?",
+        "Look at KL in the first update: pi is rho there, so it must be 0. Session 1 "
+        "measured how far rho seems from itself under one mistake. Which?",
     "the score is at the wrong token":
         "The score hardly rises, though KL is cheap, and explained_variance stays near "
         "0: whatever most tokens are paid for, it is not the score"}

@@ -362,6 +362,15 @@ def which_critic(episodes):
     return found
 
 
+def own_trunk_with_the_heads_settings():
+    """The row of "Other settings" there: one run, descriptiveness."""
+    for line in (ROOT / "extras" / "README.md").read_text("utf-8").split("\n"):
+        if line.startswith("| own trunk, from rho | 4 x 1, 2e-4"):
+            share, nats, EV = [float(cell) for cell in line.strip("|").split("|")[2:5]]
+            return {"share": share, "nats": nats, "EV": EV}
+    raise ValueError("extras/README.md has no such row")
+
+
 def two_nights():
     """Section 4.4's runs of the first seed, by names that do not tell which is which."""
     series = load_series("section 4.4")

@@ -200,6 +200,72 @@ def test_the_students_function_takes_the_place_of_ours(capsys):
     assert "the project's own function" in capsys.readouterr().out
 
 
+def test_a_gradient_that_is_wrong_is_found_and_named():
+    def turned(now, old, A, clip):
+        right, share = ppo_policy_loss(now, old, A, clip)
+        return 2 * right.detach() - right, share
+
+    ppo_policy_loss = ppo.policy_loss
+    complaint = checks.complaint_about(turned, checks.POLICY_LOSS)
+    assert complaint == ("on a ratio of 1.5, A = -1, clip .2 the loss is right, but its "
+                         "gradient is not: [-1.5], and [1.5] is right")
+
+    def by_lists(now, old, A, clip):
+        change = (now - old).flatten().tolist()
+        ratio = [math.exp(one) for one in change]
+        pairs = [(-a * r, -a * min(1 + clip, max(1 - clip, r)))
+                 for a, r in zip(A.flatten().tolist(), ratio)]
+        return (torch.tensor(sum(max(pair) for pair in pairs) / len(pairs)),
+                torch.tensor(sum(c > u for u, c in pairs) / len(pairs)))
+
+    complaint = checks.complaint_about(by_lists, checks.POLICY_LOSS)
+    assert complaint == checks.NO_GRADIENT
+
+
+def test_a_wrong_loss_gets_its_lesson_whatever_share_comes_with_it():
+    def clipped_term(now, old, A, clip):
+        ratio = torch.exp(now - old)
+        return (-A * ratio.clamp(1 - clip, 1 + clip)).mean(), torch.zeros(())
+
+    complaint = checks.complaint_about(clipped_term, checks.POLICY_LOSS)
+    assert complaint.startswith("this is the clipped term alone:")
+
+    def smaller(now, old, A, clip):
+        unclipped, clipped = checks.losses_of(torch.exp(now - old), A, clip)
+        return (torch.minimum(unclipped, clipped).mean(),
+                (clipped < unclipped).float().mean())
+
+    complaint = checks.complaint_about(smaller, checks.POLICY_LOSS)
+    assert complaint.startswith("the smaller of the two losses.")
+
+
+def test_arguments_must_stay_as_they_are():
+    def in_place(score, logprobs, ref_logprobs, beta, mask):
+        rewards = logprobs
+        rewards -= ref_logprobs
+        rewards *= -beta * mask
+        rewards[torch.arange(len(score)), mask.sum(dim=1) - 1] += score
+        return rewards
+
+    complaint = checks.complaint_about(in_place, checks.TOKEN_REWARDS)
+    assert complaint == "it changes its argument logprobs; work on a copy"
+
+
+def test_constants_of_the_examples_do_not_pass():
+    def always_fifth(now, old, A, clip):
+        return ours(now, old, A, 0.2)
+
+    ours = ppo.policy_loss
+    assert "random input" in checks.complaint_about(always_fifth, checks.POLICY_LOSS)
+    theirs = ppo.gae
+    for lam in (0.5, 0.8, 0.95):
+        fixed = lambda rewards, values, _: theirs(rewards, values, lam)
+        assert checks.complaint_about(fixed, checks.GAE) is not None
+    controller = ppo.AdaptiveKL
+    fixed = lambda beta, target, K: controller(beta, 3.0 if target else 0.0, 0.1)
+    assert "random input" in checks.complaint_about(fixed, checks.CONTROLLER)
+
+
 def test_calling_ours_is_refused():
     complaint = checks.complaint_about(lambda *given: ppo.gae(*given), checks.GAE)
     assert complaint == "it calls the project's own function; write it yourself"
@@ -359,6 +425,9 @@ def facts_of_3(said):
     assert after["REINFORCE, r + 3"][1] < after["less a baseline"][1]
     assert after["8 steps, unclipped"][1] < after["8 steps, clipped"][1]
     assert after["8 steps, clipped"][0] > after["less a baseline"][0]
+    assert after["8 steps, clipped"][1] > after["less a baseline"][1]
+    slow = re.search(r"rate: unclipped ([-+.\d]+), clipped ([-+.\d]+)", said).groups()
+    assert abs(float(slow[0]) - float(slow[1])) < 0.01
     reached, best = re.search(r"PPO (\d\.\d+), best (\d\.\d+);", said).groups()
     assert float(reached) > 0.97 * float(best)
 
@@ -370,6 +439,11 @@ def facts_of_4(said):
     assert rooms["0.3", "2"][1] > 3 * rooms["0.3", "0.1"][1]
     assert value_after("KL(pi by DPO, pi_opt) =", said) < 0.05
     assert value_after("KL(rho, pi_opt) =", said) > 0.2
+    assert abs(value_after("highest KL with noise: K = .1", said) - 16) < 1
+    (r, true, kl), (r_dpo, true_dpo, kl_dpo) = [
+        [float(v) for v in row] for row in re.findall(
+            r"(?:PPO|DPO)  r ([-+.\d]+)   true ([-+.\d]+)   KL +(\d+\.\d+)", said)]
+    assert r > r_dpo > 0 and true > true_dpo > 0 and 0.7 < kl_dpo / kl < 1.6
     a, b = re.findall(r"true ([-+]\d\.\d+), KL \d", said)
     assert float(a) < 0 < float(b)
 

@@ -4,7 +4,7 @@
 r"""
 # 3. From REINFORCE to PPO
 
-A language model $\rho$ and a reward $r(x, y)$ are given. **How does a policy $\pi$, which starts as $\rho$, come to earn more of $r$,
+A language model $\rho$ and a reward $r(x,y)$ are given. **How does a policy $\pi$, which starts as $\rho$, come to earn more of $r$,
 if all it can do is say something and be told what it was worth?**
 
 Before: sections 2 (eq. 2) and 2.2 of the paper. Of probability: an expectation, and a KL divergence. After: `ppo.py`, most of which you
@@ -37,7 +37,7 @@ r"""
 ## A world of 25 responses
 
 Five words, two to a response, one query. Here every expectation is a sum, so we can see what sampling gets wrong. A tiny GPT is $\rho$; each response has a random reward.
-Our first policy is a table `theta` of 25 numbers, $\pi = \mathrm{softmax}(\theta)$.
+Our first policy is a table `theta` of 25 numbers, $\pi=\mathrm{softmax}(\theta)$.
 """
 
 # %%
@@ -75,12 +75,12 @@ print(f"y = {names[y]}, r(y) = {r[y].item():.2f}; depends on theta, says torch:"
 r"""
 What does move with $\theta$ is how *often* each $y$ is drawn:
 
-$$\nabla \mathbb{E}[r] = \sum_y r(y)\, \nabla \pi(y) = \sum_y \pi(y)\, r(y)\, \nabla \log \pi(y) = \mathbb{E}\,[\, r(y)\, \nabla \log \pi(y)\,],$$
+$$\nabla\mathbb{E}[r]=\sum_y r(y)\,\nabla\pi(y)=\sum_y \pi(y)\,r(y)\,\nabla\log\pi(y)=\mathbb{E}\,[\,r(y)\,\nabla\log\pi(y)\,],$$
 
-because $\nabla \pi = \pi \nabla \log \pi$. The last form is an expectation over what $\pi$ says, so it can be sampled: say something; if it was
+because $\nabla\pi=\pi\nabla\log\pi$. The last form is an expectation over what $\pi$ says, so it can be sampled: say something; if it was
 good, make it likelier. That is REINFORCE (Williams 1992). Nobody differentiates $r$, which may be a person.
 
-For a softmax, $\nabla \log \pi(y)$ is one-hot of $y$ less $\pi$. Three ways to the same gradient:
+For a softmax, $\nabla\log\pi(y)$ is one-hot of $y$ less $\pi$. Three ways to the same gradient:
 """
 
 # %%
@@ -91,8 +91,8 @@ def sampled(n, baseline=0.0, shift=0.0):
     """n one-sample gradients (n, 25). shift: added to every reward."""
     p = theta.detach().softmax(dim=0)
     y = torch.multinomial(p, n, replacement=True)
-    score = torch.nn.functional.one_hot(y, 25) - p         # grad log pi(y)
-    return (r[y] + shift - baseline)[:, None] * score
+    grad_log_pi = torch.nn.functional.one_hot(y, 25) - p
+    return (r[y] + shift - baseline)[:, None] * grad_log_pi
 
 def error(estimate):                   # relative to the exact gradient
     return ((estimate - exact).norm() / exact.norm()).item()
@@ -107,9 +107,8 @@ for n in (10, 100, 1000, 10_000):
 r"""
 ## The baseline
 
-Add 3 to every reward. Nothing has changed, some responses are still better than others; but now *everything* that is said is made likelier, and what is not said suffers. In
-the mean it evens out, since $\mathbb{E}[\nabla \log \pi] = \sum \nabla \pi = \nabla 1 = 0$: any constant may be subtracted from $r$. The noise it leaves is another matter.
-$r$ less a baseline is an *advantage*.
+Add 3 to every reward. Some responses are still better than others; but now *everything* that is said is made likelier, and what is not said suffers. In
+the mean it evens out, since $\mathbb{E}[\nabla\log\pi]=\sum\nabla\pi=\nabla1=0$: any constant may be subtracted from $r$. The noise it leaves is another matter.
 """
 
 # %%
@@ -136,20 +135,20 @@ r"""
 ## The ratio and the clip
 
 Samples are dear: why not take several steps on the same? After the first, $\pi$ is no longer what drew them. Weighting each by the ratio $\pi(y) / \pi_{old}(y)$
-makes up for that, at first; at a ratio of 1 its gradient *is* $A \nabla \log \pi$. But a few steps on, $\pi$ chases the noise of 16 samples. PPO (Schulman et al. 2017, eq. 7) stops a sample's pull once its
+makes up for that, for $\mathbb{E}_{\pi_{old}}[\frac{\pi}{\pi_{old}} A]=\sum\pi A=\mathbb{E}_\pi[A]$: exact in the mean, but noisier the further $\pi$ goes. At 1 its gradient *is* $A \nabla\log\pi$. A few steps on, $\pi$ chases the noise of the few samples it has. PPO (Schulman et al. 2017, eq. 7) stops a sample's pull once its
 ratio has gone far enough **in its advantage's direction**.
 
 ## Exercise 3.1: the clipped loss
 
 Difficulty 3 of 5 · importance 5 of 5 · 20 minutes
 
-The objective of a token is the *smaller* of $A \cdot$ ratio and $A \cdot$ (ratio kept within $1 - \epsilon .. 1 + \epsilon$). Return its negated mean, and the share of tokens whose
+The objective of a token is the *smaller* of $A \cdot$ ratio and $A \cdot$ (ratio kept within $1-\epsilon .. 1+\epsilon$). Return its negated mean, and the share of tokens whose
 gradient the clip has stopped.
 
 <details><summary>Hint</summary>
 
 Negated, the smaller becomes the larger: `torch.maximum` of two losses. The clip has stopped a token where the clipped loss is *strictly* larger.
-On paper, $\epsilon = .2$, ratio 1.5: $A = 1$ costs $-1.2$, stopped; $A = -1$ costs $1.5$, not stopped, for it should come back.
+On paper, $\epsilon=.2$, ratio 1.5: $A=1$ costs $-1.2$, stopped; $A=-1$ costs $1.5$, not stopped, for it should come back.
 </details>
 """
 
@@ -180,20 +179,28 @@ for ax, A in zip(axes, (1.0, -1.0)):
     ax.fill_between(ratio, A - 0.7, A + 0.7, where=flat, color="0.92")
     ax.text(1.4 if A > 0 else 0.6, A - 0.55, "no gradient", ha="center")
     ax.set(title=f"A = {A:+.0f}", xlabel="ratio pi(y) / pi_old(y)",
-           ylabel="objective (units of A)", ylim=(A - 0.7, A + 0.7))
+           ylabel="A x ratio", ylim=(A - 0.7, A + 0.7))
 axes[0].text(1.45, 1.55, "unclipped", color=course.RHO, ha="right")
 axes[0].text(1.58, 1.08, "PPO", color=course.PI, ha="right")
+axes[1].text(0.6, -0.5, "unclipped", color=course.RHO)
+axes[1].text(0.42, -0.92, "PPO", color=course.PI)
 plt.show()
 
 # %% [markdown]
 r"""
-Now the four, each with one idea more than the last, on $\mathbb{E}[r] - \beta\,$KL with $\beta = .5$: 200 learners each, 16 samples an update. The best that any policy can do
-is known: $\pi_{opt} \propto \rho\, e^{r / \beta}$ (paper 3.1.1).
+Left of 0.8 with $A > 0$ the line is not flat: what has gone the wrong way is pulled back. That is what the minimum is for.
+
+Now the four, each with one idea more than the last, on $\mathbb{E}[r]-\beta\,$KL with $\beta=.5$: 200 learners each, 16 samples an update. The best that any policy can do
+is known (paper 3.1.1). For $\pi_{opt}=\rho\,e^{r / \beta} / Z$ with $Z=\sum_y \rho\,e^{r / \beta}$, put $r=\beta\log\frac{\pi_{opt}}{\rho}+\beta\log Z$ into the objective:
+
+$$\mathbb{E}_\pi[r]-\beta\,\mathrm{KL}(\pi,\rho)=\beta\log Z-\beta\,\mathrm{KL}(\pi,\pi_{opt}).$$
+
+A KL is never negative, and is 0 only at $\pi=\pi_{opt}$. So the best is $\beta\log Z$.
 """
 
 # %%
 beta = 0.5
-best = beta * torch.logsumexp(log_rho + r / beta, dim=0).item()
+best = beta * torch.logsumexp(log_rho + r / beta, dim=0).item()          # beta log Z
 
 def objective(log_pi):
     return (log_pi.exp() * (r - beta * (log_pi - log_rho))).sum(dim=-1)
@@ -204,15 +211,17 @@ def learn(loss_of, steps, learners=200, updates=40, rate=0.15):
     theta = log_rho.repeat(learners, 1).requires_grad_()
     optimizer = torch.optim.Adam([theta], lr=rate)
     curve = []
-    for _ in range(updates):
+    for update in range(updates):
+        optimizer.param_groups[0]["lr"] = rate * (1 - update / updates)
         log_pi = theta.detach().log_softmax(dim=1)
         curve.append(objective(log_pi).mean().item())
         y = torch.multinomial(log_pi.exp(), 16, replacement=True)        # (learners, 16)
         old = log_pi.gather(1, y)
-        R = r[y] - beta * (old - log_rho[y])
+        R = r[y] - beta * (old - log_rho[y])                             # held fixed: 3.2
+        A = R - R.mean(dim=1, keepdim=True)    # of 16, its own too: 15/16 of the step
         for _ in range(steps):
             now = theta.log_softmax(dim=1).gather(1, y)
-            loss = loss_of(now, old, R, R - R.mean(dim=1, keepdim=True))
+            loss = loss_of(now, old, R, A)
             optimizer.zero_grad()
             (learners * loss).backward()
             optimizer.step()
@@ -230,7 +239,7 @@ fig, ax = plt.subplots(figsize=(8, 3.2))
 colors = [course.RHO, course.VALUE, course.REWARD, course.PI]
 for (name, curve), color in zip(curves.items(), colors):
     ax.plot(curve, color=color)
-    aside = {"less a baseline": 4, "8 steps, clipped": -5}.get(name, 0)
+    aside = {"8 steps, clipped": 4, "8 steps, unclipped": -6}.get(name, 0)
     course.at_end(ax, range(len(curve)), curve, name, color, dy=aside)
 course.limit(ax, best, "best possible", x=0.25)
 ax.set(xlabel="update (16 samples each)", ylabel="E[r] - beta KL", xlim=(0, 39),
@@ -239,15 +248,21 @@ plt.show()
 for name, curve in curves.items():
     print(f"{name:18} after 10 updates {curve[10]:+.3f}, after 39 {curve[39]:+.3f}")
 print(f"best possible {best:.3f}")
+slow = [learn(loss_of, steps=8, rate=0.03)[39] for loss_of in (with_ratio, clipped)]
+print(f"8 steps at a fifth of the rate: unclipped {slow[0]:+.3f}, clipped {slow[1]:+.3f}")
 
 # %% [markdown]
 r"""
+Eight steps learn faster; without the clip they learn the noise of 16 samples. At a small enough rate the clip has little to do. The baseline's gain here is that of the added 3.
+
 ## Exercise 3.2: eq. 2, a token at a time
 
 Difficulty 3 of 5 · importance 5 of 5 · 20 minutes
 
-$R(x, y) = r(x, y) - \beta \log \frac{\pi(y|x)}{\rho(y|x)}$. Without its price $\pi$ would leave what $\rho$ says, and with it all that $r$ has learned from. A response is many tokens, and $\log \pi(y|x)$ is a sum over them. So each token pays for its own log-ratio,
-and $r$ arrives with the last token before the response's end, where `response_mask` is still true. After the end all is 0.
+$R(x,y)=r(x,y)-\beta\log\frac{\pi(y|x)}{\rho(y|x)}$. Without its price $\pi$ would leave $\rho$, and so the texts from which $r$ was learned. Why in the reward, and not as a loss? Differentiate the sampled log-ratio, and the mean gradient is $\beta\,\mathbb{E}[\nabla\log\pi]=0$: no pull at all. So $R$ may be held fixed, though it contains $\pi$; paid as a reward, the KL pulls like any other.
+
+A response is many tokens, and $\log\pi(y|x)$ is a sum over them. So each token pays for its own log-ratio,
+and $r$ arrives with the response's last token (its period, if it has one), the last where `response_mask` is true: it is a reward of the whole response, so no token may come after it. After it all is 0.
 
 <details><summary>Hint</summary>
 
@@ -275,13 +290,15 @@ r"""
 
 Difficulty 3 of 5 · importance 4 of 5 · 25 minutes
 
-A *critic* $V_t$, a second network, says before token $t$ what reward is still to come. The surprise of token $t$, whose reward is $R_t$ (from 3.2), is $\delta_t = R_t + V_{t+1} - V_t$; after the last token
-$V$ is 0. Generalized advantage estimation (Schulman et al. 2016) hands a share $\lambda$ of it back: $A_t = \delta_t + \lambda A_{t+1}$.
-With $\lambda = 1$, $A_t$ is all that came, less $V_t$: right, but noisy. With $\lambda = 0$ it is one step: calm, but only as right as $V$.
+A *critic* $V_t$, a second network, says before token $t$ what reward is still to come. The surprise of token $t$, whose reward is $R_t$ (from 3.2), is $\delta_t=R_t+V_{t+1}-V_t$; after the last token
+$V$ is 0. Generalized advantage estimation (Schulman et al. 2016) hands a share $\lambda$ of it back: $A_t=\delta_t+\lambda A_{t+1}$.
+With $\lambda=1$, $A_t$ is all that came from $t$ on, less $V_t$: right, but noisy. With $\lambda=0$ it is one step: calm, but only as right as $V$.
+
+Why may $V_t$ be subtracted? What was paid before token $t$ does not depend on it, so only what comes after counts. And a baseline may depend on all that was said before $t$: given that, $\mathbb{E}[\nabla\log\pi(y_t)]$ is still 0. After a response's end rewards and values are already 0, so no mask is needed.
 
 <details><summary>Hint</summary>
 
-Go from the last token to the first, and carry two numbers along: the value and the advantage of the token after. On paper: rewards (0, 0, 3), values (0, 1, 2), $\lambda = .5$ give (1.75, 1.5, 1).
+Go from the last token to the first, and carry two numbers along: the value and the advantage of the token after. On paper: rewards (0, 0, 3), values (0, 1, 2), $\lambda=.5$ give (1.75, 1.5, 1).
 </details>
 """
 
@@ -378,8 +395,8 @@ print(f"E[r] - beta KL: rho {objective(log_rho):.3f}, PPO {path[-1]:.3f}, "
 r"""
 ## The loop
 
-And now on stories. Everything that `rlhf.py` does to $\pi$ stands in this cell: say something, score it, price it, ask which token earned it, take four steps on quarters of the batch; then set the new price (session 4).
-Watch what $\pi$ says, too: `say` asks the same two questions before some of the updates.
+And now on stories. Everything that `rlhf.py` does to $\pi$ stands in this cell: say something, score it, price it, ask which token earned it, take four steps on quarters of the batch; then the new price (session 4). $V$'s loss is clipped the same way, and weighs `vf_coef`. Twenty updates are too few for KL to reach its target, so $\beta$ only falls.
+`say` asks the same two questions before some updates.
 """
 
 # %%
@@ -437,7 +454,7 @@ said[updates] = say(pi)
 
 # %% [markdown]
 r"""
-Is it `rlhf.py`'s? The course's run was made by that script, from the same seed. (A sum taken in another order is rounded differently. One day a rounding makes another token, and from there on two runs part.)
+Is it `rlhf.py`'s? The course's run was made by that script, from the same seed. (A sum in another order is rounded differently. One day that makes another token, and from there two runs part.)
 """
 
 # %%
@@ -458,7 +475,7 @@ for i in range(2):
 r"""
 ## What the critic says
 
-One response of $\pi$, the one of 64 with the largest surprise. $V$: what is expected before the token is said; $\delta$: the surprise of it; $A$: what it is praised for. Orange is above 0, blue below; hover for numbers. Where did the critic change its mind?
+One response of $\pi$, of 64 the one with the largest surprise before its last token. $V$: expected before the token; $\delta$: its surprise; $A$: its praise. Orange is above 0, blue below; hover for numbers. With $\lambda=.95$ the last surprise reaches back over the whole response, so compare $\delta$. Where did the critic change its mind?
 """
 
 # %%
@@ -470,7 +487,8 @@ rewards = ppo.token_rewards(batch.score, batch.logprobs, batch.ref_logprobs,
 next_values = torch.cat([batch.values[:, 1:], torch.zeros(64, 1)], dim=1)
 delta = rewards + next_values - batch.values
 A = ppo.gae(rewards, batch.values, cfg.lam)
-i = int(delta.abs().amax(dim=1).argmax())
+before_last = mask[:, 1:]              # true where the next token is in the response
+i = int((delta[:, :-1].abs() * before_last).amax(dim=1).argmax())
 n = int(mask[i].sum())
 words = [tokenizer.tokens[t].decode(errors="replace") for t in batch.response[i, :n]]
 notes = [f"V {v:+.2f}, paid {p:+.2f}, delta {d:+.2f}, A {a:+.2f}" for v, p, d, a in
@@ -486,7 +504,7 @@ print(f"share of the returns' variance that V foresaw: {explained[0]:.2f} in the
 r"""
 ## What a slow critic costs
 
-In the released code $V$ is a head on $\pi$'s trunk and learns at $\pi$'s rate. This was measured on the default run (`extras/README.md`, "Which critic": three worlds each, 12,288 episodes). EV is the share of variance that $V$ foresaw; the share of the optimum's gain is what $\pi$ got.
+In the released code $V$ is a head on $\pi$'s trunk (the transformer below the heads) and learns at $\pi$'s rate. Measured on default runs (`extras/README.md`, "Which critic": three worlds each, 12,288 episodes). EV: the share of variance that $V$ foresaw; share: what $\pi$ got of the optimum's gain. The two heads ran with other settings, too (four epochs of whole batches, half of $\pi$'s rate and of the first $\beta$); the ring is an own trunk with those, in one run.
 """
 
 # %%
@@ -494,32 +512,35 @@ critic = course.which_critic(12_288)
 fig, axes = plt.subplots(1, 2, figsize=(9, 3), sharex=True)
 for ax, (task, rows) in zip(axes, critic.items()):
     known = [(row["EV"], row["share"]) for row in rows if row["EV"] is not None]
-    ax.plot(*zip(*known), "o-", color=course.VALUE)
+    ax.plot(*zip(*known), "o", color=course.VALUE)
     for row in rows:
         if row["EV"] is None:
             course.limit(ax, row["share"], "no critic", x=0.3)
         else:
-            offset = (6, 5) if row["short"] == "own trunk" else (6, -12)
+            offset = (-58, -16) if row["short"] == "own trunk" else (6, -4)
             ax.annotate(row["short"], (row["EV"], row["share"]), offset,
                         textcoords="offset points")
         EV = "none" if row["EV"] is None else f"{row['EV']:.2f}"
         print(f"{task:16} {row['name']:38} share {row['share']:.3f}, EV {EV}, "
               f"{row['nats']:.2f} nats from the optimum")
-    ax.set(title=task, xlabel="EV of the critic", xlim=(0.2, 1.15))
+    ax.set(title=task, xlabel="EV of the critic", xlim=(0.2, 1))
     ax.margins(y=0.2)
+same = course.own_trunk_with_the_heads_settings()
+axes[1].plot(same["EV"], same["share"], "o", color=course.VALUE, mfc="none")
+print(f"{'descriptiveness':16} {'own trunk, with the settings of the heads':38} share "
+      f"{same['share']:.3f}, EV {same['EV']:.2f}, {same['nats']:.2f} nats from the optimum")
 axes[0].set_ylabel("share of the optimum's gain")
 plt.show()
 
 # %% [markdown]
 r"""
-A critic that learns too slowly is no baseline, and the nats are spent before it is one: $\pi$ pays for steps into noise. With a trunk and a rate of its own it keeps up. And the mean of the other responses to
-the same query is nearly as good a baseline, and needs no critic at all.
+A critic that learns too slowly is no baseline, and $\pi$ pays nats for steps into noise. With a trunk and a rate of its own it keeps up. The mean of the other responses to the same query is nearly as good, and needs no critic.
 
 ## To think about
 
-1. $\lambda = 1$ and $V = 0$: which of the four learners above is that?
+1. $\lambda=1$ and $V=0$: which of the four learners above is that (before whitening, with a response as one action)?
 2. Why is $r$ paid at the last token, and the KL at each? Would the optimum change if all came at the end? Would learning?
 3. Why may the log-ratio of one response be negative, and KL($\pi$, $\rho$) not?
-4. Before the first step of an update every ratio is 1 and the policy loss, over whitened advantages, 0. Why is its gradient not 0? What would a ratio that is *not* 1 there tell you?
+4. Before the first step of an update every ratio is 1 and the policy loss over the whole batch, with whitened advantages, 0. Why is its gradient not 0? What would a ratio that is *not* 1 there tell you?
 5. Give `learn` a rate of .5, and 40 steps. What does the clip still prevent, and what not?
 """
