@@ -2003,4 +2003,7 @@ def test_every_view_is_readable(width, height, dark, window, serve, looked_at):
         wait_until(lambda: window.visible("view" if view == "look" else "poll"))
         assert window.run(READABLE) == []
         assert window.run("return document.documentElement.scrollWidth") <= width
+    heights = window.run("return [...document.querySelectorAll('#raise th[scope=row]')]"
+                         ".map(word => word.offsetHeight)")
+    assert heights and max(heights) < 50, "no word of the table is broken"
     window.size(1200, 900)
