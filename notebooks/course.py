@@ -52,7 +52,7 @@ class Stages(io.StringIO):
 
 
 def small_run():
-    """The whole experiment in miniature: made in about a minute, or found in out/course.
+    """The whole experiment in miniature: made in some minutes, or found in out/course.
 
     Returns its parts by name."""
     with contextlib.redirect_stdout(Stages(sys.stderr)):

@@ -324,7 +324,7 @@ def test_the_loop_of_session_3_is_rlhfs(tmp_path):
         return (response % 2 == 0).float().mean(dim=1)
 
     loop, = [cell.source for cell in build.read_cells(FOLDER / "source" / "3_ppo.py")
-             if "for update in range(updates):" in cell.source]
+             if "to_zero = LinearLR(" in cell.source]
     log = []
     names = {"torch": torch, "ppo": ppo, "gpt": gpt, "evaluate": evaluate, "cfg": cfg,
              "rho": rho, "reward": even_tokens, "sampling": sampling, "said": {},

@@ -23,7 +23,7 @@ from checks import check
 from course import plt
 
 course.style()
-run = course.small_run()               # about a minute the first time
+run = course.small_run()               # two to four minutes the first time
 cfg, rho, tokenizer, sampling = run.cfg, run.rho, run.tokenizer, run.sampling
 course.figure_1()
 plt.show()

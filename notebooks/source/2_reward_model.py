@@ -30,7 +30,7 @@ from course import plt
 from text import collate
 
 course.style()
-run = course.small_run()               # about a minute the first time
+run = course.small_run()               # two to four minutes the first time
 cfg, rho, tokenizer, sampling = run.cfg, run.rho, run.tokenizer, run.sampling
 train, held_out = run.train, run.held_out
 print(f"{len(train):,} comparisons to learn from, {len(held_out)} held out")

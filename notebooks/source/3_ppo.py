@@ -28,7 +28,7 @@ from course import plt
 from text import QuerySampler
 
 course.style()
-run = course.small_run()               # about a minute the first time
+run = course.small_run()               # two to four minutes the first time
 cfg, rho, tokenizer, sampling = run.cfg, run.rho, run.tokenizer, run.sampling
 reward = run.reward
 
@@ -517,7 +517,9 @@ for ax, (task, rows) in zip(axes, critic.items()):
         if row["EV"] is None:
             course.limit(ax, row["share"], "no critic", x=0.3)
         else:
-            offset = (-58, -16) if row["short"] == "own trunk" else (6, -4)
+            offset = (6, -4)
+            if row["short"] == "own trunk":
+                offset = (-62, -4) if task == "sentiment" else (-58, -16)
             ax.annotate(row["short"], (row["EV"], row["share"]), offset,
                         textcoords="offset points")
         EV = "none" if row["EV"] is None else f"{row['EV']:.2f}"

@@ -29,7 +29,7 @@ from extras.paper_results import load_series
 from text import collate, query_batches, sample_queries
 
 course.style()
-run = course.small_run()               # about a minute the first time
+run = course.small_run()               # two to four minutes the first time
 cfg, rho, tokenizer, sampling = run.cfg, run.rho, run.tokenizer, run.sampling
 
 # %% [markdown]

@@ -22,7 +22,7 @@ import text
 from course import plt
 
 course.style()
-run = course.small_run()               # about a minute the first time
+run = course.small_run()               # two to four minutes the first time
 cfg, rho, tokenizer = run.cfg, run.rho, run.tokenizer
 rng = random.Random(cfg.seed)          # the same seed writes the same stories again
 passages = [stories.passage(rng) for _ in range(cfg.passages)]
