@@ -61,6 +61,7 @@ class Models(NamedTuple):
 
 
 def models_of(folder, device):
+    """The Models of a run's folder, with the beta that its last update paid."""
     cfg = read_config_of(folder)
     rho, tokenizer, queries, _ = load_rho(folder / "rho.pt", device)
     pi = load(copy.deepcopy(rho), folder / "policy.pt", "policy")
@@ -310,6 +311,7 @@ class Look:
         return ""
 
     def make(self):
+        """In a thread of its own, for it takes minutes: make the view, or say why not."""
         try:
             self.made = self.kept_view()
         except Exception as e:           # or the page would say for ever that it is made

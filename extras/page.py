@@ -392,6 +392,7 @@ class Handler(BaseHTTPRequestHandler):
             raise
 
     def get(self):
+        """The page itself; what it is about; the curves and the view of a run."""
         path, _, query = self.path.partition("?")
         if path == "/":
             self.check_host()
@@ -409,6 +410,7 @@ class Handler(BaseHTTPRequestHandler):
         raise Refused(404, "There is nothing at this address.")
 
     def post(self):
+        """What a person does: ask for the next question, answer, undo, see results."""
         body = self.body()
         self.check_code()
         what = self.path.removeprefix("/api/")
@@ -448,6 +450,7 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused(403, "This page is for the machine it runs on.")
 
     def check_code(self):
+        """401 where a code is asked for and another one, or none, was sent."""
         self.check_host()
         code = self.server.site.code
         given = unquote(self.headers.get("X-Code", ""))
@@ -456,6 +459,7 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused(401, "This page asks for a code.")
 
     def send(self, status, content, kind="application/json"):
+        """content: bytes as they are; anything else as JSON."""
         if not isinstance(content, bytes):
             content = json.dumps(content, allow_nan=False).encode()
         self.send_response(status)
@@ -618,6 +622,7 @@ def serve(options, cfg, look):
 
 
 def read_options(argv):
+    """The options of a command line; UserError says what cannot be."""
     parser = Parser(prog="python -m extras.page", description=__doc__, allow_abbrev=False,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument

@@ -230,6 +230,7 @@ class Answers:
                             "program; nothing was written; start this one again")
 
     def remember(self, comparison, start):
+        """Take up an answer whose line begins at byte `start` of the file."""
         if len(comparison.samples) != 4:
             raise UserError(f"{self.path}: its questions have two samples, and no file "
                             "may have both kinds; give another --to")

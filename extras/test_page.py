@@ -1111,7 +1111,7 @@ def test_what_the_user_can_mend_is_one_sentence(a_run, tmp_path, capsys):
             ("is not a page", ["--out", str(a_run), "--save", str(to / "notes.html")]),
             ("give another --port", [*label_alone, "--host", "192.0.2.1", "--n", "1",
                                      "--truncate_after", "0"]),
-            ("--help", ["--colour", "red"])):
+            ("--help", ["--shade", "red"])):
         assert page.main(options) == 2
         assert words in one_sentence(capsys), words
     assert (to / "labels.jsonl").read_bytes() == before

@@ -138,6 +138,7 @@ NO_GRADIENT = ("the loss is right, but torch cannot differentiate it, so nothing
 
 
 def compare_gradients(function, exercise, example):
+    """None, or what is wrong: a loss with the right value may teach the wrong thing."""
     if not exercise.loss:
         return None
     given = gradient_of(function, exercise, example.arguments)
@@ -238,6 +239,7 @@ def names_of_arguments(exercise):
 
 
 def alike(a, b, atol):
+    """Whether two results are the same to atol: tensors, tuples of them, or errors."""
     if isinstance(a, tuple | list) and isinstance(b, tuple | list):
         return len(a) == len(b) and all(alike(x, y, atol) for x, y in zip(a, b))
     if not (torch.is_tensor(a) and torch.is_tensor(b)):
@@ -260,6 +262,7 @@ def shape_of(a):
 
 
 def numbers_of(a):
+    """A result as a student should read it: lists, with three decimals."""
     if isinstance(a, tuple | list):
         return " and ".join(numbers_of(x) for x in a)
     if not torch.is_tensor(a):
@@ -845,6 +848,8 @@ ONE_TOO_LATE = ("off by one: the mask has `length` tokens, the last at length - 
 
 
 def random_episodes():
+    """Arguments of token_rewards: score (B,), log-probabilities (B, T) of pi and of rho,
+    beta, response_mask (B, T)."""
     B, T = between(3, 6), between(5, 8)
     length = torch.randint(1, T + 1, (B,))
     length[0] = T - 2
@@ -902,6 +907,8 @@ TOKEN_REWARDS = Exercise(
 # --- session 3: GAE ---------------------------------------------------------------------
 
 def recursion(rewards, values, lam, delta_of):
+    """GAE from right to left, with a delta of one's own. rewards, values (B, T) ->
+    advantages (B, T)."""
     advantages = torch.zeros_like(rewards)
     next_value = next_advantage = torch.zeros_like(rewards[:, 0])
     for t in reversed(range(rewards.size(1))):
@@ -933,6 +940,7 @@ def without_the_next_value(rewards, values, lam):
 
 
 def from_left_to_right(rewards, values, lam):
+    """A mistake: past surprises are carried forward, not later ones back."""
     advantages = torch.zeros_like(rewards)
     carried = torch.zeros_like(rewards[:, 0])
     for t in range(rewards.size(1)):
@@ -1176,6 +1184,7 @@ def betas_of(controller, beta, target, K, kls):
 
 
 def controller_by(rule):
+    """A class like AdaptiveKL, whose next beta is rule(beta, kl, target, K)."""
     class Controller:
         def __init__(self, beta, target, K):
             self.beta, self.target, self.K = beta, target, K

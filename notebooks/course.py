@@ -110,6 +110,7 @@ LIMIT = "#000000"            # a target, or the best possible: dashed
 
 
 def style():
+    """How all sessions print and draw."""
     torch.set_num_threads(min(2, torch.get_num_threads()))
     torch.set_printoptions(precision=2, sci_mode=False)
     plt.rcParams.update({
