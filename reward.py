@@ -7,11 +7,10 @@ Out: r, with mean 0 and variance 1 on samples of rho
 Not here: simulated labelers (stories.py), people (extras/label.py), what r is for
 (ppo.py)
 
-Letters: N comparisons, of K samples each (four here), B sequences, S tokens of query and
-response together, C channels; b is the best of 0 .. K - 1.
+Letters: N comparisons, of K samples each (four here, two in given pairs), B sequences, S
+tokens of query and response together, C channels; b is the best of 0 .. K - 1.
 
 Omitted: weight decay and gradient clipping, which the released code does not have either.
-Pairs, which tell less than a choice among four, are read as well: K is 2.
 """
 
 import copy
@@ -34,7 +33,7 @@ from text import UserError, decode_responses, sample_queries
 class Comparison(NamedTuple):
     query: str
     samples: list          # of four strings; of given pairs, two
-    best: int              # 0 .. 3
+    best: int              # 0 .. K - 1
 
 
 def write_comparisons(path, comparisons):
@@ -53,13 +52,16 @@ def parse_comparison(line):
     """The Comparison of one line; ValueError says what is wrong with it."""
     try:
         fields = json.loads(line)
+        if "sample4" in fields:
+            raise ValueError
         n = 4 if "sample2" in fields or "sample3" in fields else 2
         samples = [fields[f"sample{k}"] for k in range(n)]
         c = Comparison(fields["query"], samples, fields["best"])
     except (ValueError, TypeError, KeyError, RecursionError) as e:
         what = f"{e} is missing" if isinstance(e, KeyError) else "not a comparison"
         raise ValueError(f'{what}; one is {{"query": ..., "sample0": ..., to "sample3": '
-                         '..., "best": 0 to 3}') from None
+                         '..., "best": 0 to 3}, or of two samples; extras/convert.py '
+                         'makes them of other layouts') from None
     for text in [c.query, *c.samples]:
         if not isinstance(text, str):
             raise ValueError("the query and the samples must be texts")

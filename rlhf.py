@@ -72,13 +72,13 @@ class Config:
     out: str = setting("", "folder of the run; out/<task>-seed<seed> if not given")
     device: str = setting("", "cpu, cuda or mps; the best one present if not given")
     quick: bool = setting(False, "every stage in miniature")
-    rho: str = setting("", "a rho.pt to start from; its shape and queries are kept")
-    labels: str = setting("", "a labels.jsonl to learn r from, not simulated labels")
+    rho: str = setting("", "a rho.pt to start from, with its shape, tokens, queries")
+    labels: str = setting("", "a labels.jsonl for r, in place of simulated labels")
     text: str = setting("", "a file, or a folder of *.txt, for rho to read, not stories")
     simulated_judge: bool = setting(False, "with --labels: simulated labelers vote too")
 
     passages: int = setting(20000, "stories to write")
-    share: float = setting(0.1, "of the stories, kept for each of r, pi, evaluation")
+    share: float = setting(0.1, "part of the stories for each of r, pi, evaluation")
     vocab_size: int = setting(1536, "tokens of the BPE; paper: 50,257", least=257)
     n_layer: int = setting(2, "blocks of the model; paper: 36; released: 12")
     n_head: int = setting(4, "attention heads; paper: 20; released: 12")
@@ -261,6 +261,8 @@ def load_checkpoint(folder, pi, optimizer, to_zero, kl_control, progress):
         elif saved["device"] == "mps":
             torch.mps.set_rng_state(saved["random"][1])
         progress.started -= saved["seconds"]
+        if type(saved["done"]) is not int or not 0 < kl_control.beta < math.inf:
+            raise ValueError("update or beta")
         return saved["done"]
 
 
@@ -277,7 +279,10 @@ def random_state(device):
 
 def open_metrics(path, done):
     """metrics.jsonl, open to add to the lines of the updates that are done."""
-    lines = path.read_text().splitlines(keepends=True) if done else []
+    lines = []
+    if done:
+        with reading(path):
+            lines = path.read_text("utf-8").splitlines(keepends=True)
     if len(lines) < done:
         raise UserError(f"{path} has {len(lines)} lines, but checkpoint.pt is of update "
                         f"{done}; delete checkpoint.pt to start PPO again")
@@ -315,7 +320,10 @@ def run(cfg):
             with whole_file(folder / "labels.jsonl") as part:
                 write_comparisons(part, comparisons)
     train, held_out = split_comparisons(folder / "labels.jsonl")
-    train = train[:cfg.n_labels]             # of given labels too: fewer, to compare with
+    if len(train) > cfg.n_labels:            # only where a file is given
+        print(f"r learns from {cfg.n_labels:,} of {len(train):,} comparisons; --n_labels "
+              "takes more")
+        train = train[:cfg.n_labels]
 
     if not (folder / "reward.pt").exists():
         (folder / "checkpoint.pt").unlink(missing_ok=True)   # of an r that is gone
@@ -406,7 +414,12 @@ def stage(cfg, name):
     """Seed a stage, show its progress, and keep the seconds it took."""
     seeded(cfg.seed, name)
     progress = Progress(f"{STAGES.index(name) + 1}/5 {name.replace('_', ' ')}")
-    yield progress
+    try:
+        yield progress
+    except RuntimeError as e:                # torch's, where a CPU or GPU has no more
+        if "allocate" not in str(e):
+            raise
+        raise UserError("there is not enough memory for these settings") from None
     seconds = time.time() - progress.started
     progress.show(f"{seconds:5.0f} s  {progress.note}")
     print()
@@ -470,20 +483,26 @@ def run_folder(cfg):
             refuse_another_run(cfg, folder)
         else:                                            # new, or no stage is done yet
             config = folder / "config.json"
+            # Not over the config.json of another program, of weights say.
             if config.exists() and "kl_target" not in read_json(config):
                 raise UserError(f"{config} is not a run's; give another --out")
             write_json(config, asdict(cfg))
         yield
 
 
+# Settings that change no result of a run, so that it may go on with others.
+NOT_BINDING = ("out", "device", "save_every", "keep_every")
+
+
 def refuse_another_run(cfg, folder):
-    """A folder has one config, and no file in it that was made from one that is gone."""
+    """UserError where the folder's run has other settings, or a file that was made from
+    one that is gone."""
     if not (folder / "config.json").exists():
         raise UserError(f"{folder} holds files of a run but no config.json to say of "
                         "which; give another --out")
     theirs = read_json(folder / "config.json")
     for name, value in asdict(cfg).items():
-        if name not in ("out", "device") and theirs.get(name) != value:
+        if name not in NOT_BINDING and theirs.get(name) != value:
             raise UserError(
                 f"{folder} holds a run with --{name} {theirs.get(name)!r}, not {value!r};"
                 f" give another --out, and --rho {folder}/rho.pt or --labels "
@@ -501,14 +520,16 @@ def whole_file(path):
     part = path.with_name(path.name + ".part")
     try:
         yield part
-    except RuntimeError as e:                            # torch.save, on a full disk
-        raise UserError(f"{path} cannot be written: {e}") from None
-    os.replace(part, path)
+        os.replace(part, path)
+    except RuntimeError:                                 # torch.save's, on a full disk
+        raise UserError(f"{path} cannot be written whole; is the disk full?") from None
+    finally:
+        part.unlink(missing_ok=True)                     # of what was not written whole
 
 
 @contextmanager
 def reading(path):
-    """Whatever is wrong with a file, it is one sentence."""
+    """Any error in reading a file becomes one sentence that names the file."""
     try:
         yield
     except (UserError, OSError, MemoryError):
@@ -550,12 +571,15 @@ def save(path, **parts):
 
 
 def load_saved(path):
-    """The dictionary that `save` saved: tensors, numbers and texts alone."""
+    """The dictionary in a file of torch.save's, if it holds data alone: nothing that is
+    pickled in it is run."""
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, MemoryError):
+    except MemoryError:
         raise
-    except Exception:            # torch's own words advise to run what is in the file
+    except Exception as e:       # torch's own words advise to run what is in the file
+        if isinstance(e, OSError) and e.filename:        # not there, or not readable
+            raise
         saved = None
     if not isinstance(saved, dict):
         raise UserError(f"{path} is cut short, damaged, or not a file of tensors alone "
@@ -774,6 +798,7 @@ def sample_command(argv):
     cfg = read_config_of(folder)
     if options.temperature is not None:
         cfg = replace(cfg, temperature=options.temperature)
+    # Without the files that it was made from: they are not needed, and may be gone.
     check(replace(cfg, rho="", labels="", text="", device=""))
     if not 1 <= options.n <= 10000:
         raise UserError(f"--n is {options.n}, but must be from 1 to 10000")
@@ -786,7 +811,7 @@ def sample_command(argv):
     sampling = sampling_of(cfg, tokenizer)
     reward = learned_reward(r, sampling)
     room = rho.shape["block_size"] - cfg.response_length
-    known = set()                            # words; rho's own text is not kept
+    known = set()                            # words of pi's queries: a part of rho's text
     for query in query_batches(queries["policy"], size=1):
         known.update(re.findall(r"\w+", tokenizer.decode(query[0].tolist())))
 
@@ -804,7 +829,7 @@ def sample_command(argv):
             continue
         unknown = [word for word in re.findall(r"\w+", prompt) if word not in known]
         if unknown:
-            print("warning: rho has hardly read these words:", *unknown)
+            print("warning: not in any query of this run:", *unknown)
         query = torch.tensor([ids]).expand(options.n, -1)
         print(*side_by_side(rho, pi, reward, query, sampling, tokenizer), sep="\n\n")
 
@@ -842,11 +867,14 @@ def main(argv=None):
 
 
 def open_closed_streams():
-    """Whoever starts a program may close its streams (rlhf.py >&-): then nobody reads."""
+    """So that printing and typing never fail: a closed stream (rlhf.py >&-) is replaced,
+    a letter that the terminal lacks is escaped."""
     if sys.stdout is None:
         sys.stdout = open(os.devnull, "w")
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull)
     if hasattr(sys.stdout, "reconfigure"):       # for a terminal without every letter
         sys.stdout.reconfigure(errors="backslashreplace")
     if hasattr(sys.stdin, "reconfigure"):        # for input that is not UTF-8

@@ -423,7 +423,8 @@ def test_truncation_by_hand():
 def test_collate_by_hand():
     tokenizer = types.SimpleNamespace(encode=lambda t: [int(word) for word in t.split()])
     asked = [Comparison("1 2", ["3", "4 5", "", "6"], 2), Comparison("7 8 9", ["1 2 3"] * 4, 0)]
-    tokens, lengths, best = text.collate(asked, tokenizer, block_size=5)
+    with pytest.warns(UserWarning, match="the model.s 5 positions: 4; their beg"):
+        tokens, lengths, best = text.collate(asked, tokenizer, block_size=5)
     assert tokens[0].tolist() == [[1, 2, 3, 0, 0], [1, 2, 4, 5, 0],
                                   [1, 2, 0, 0, 0], [1, 2, 6, 0, 0]]
     assert tokens[1, 0].tolist() == [8, 9, 1, 2, 3], "six are too many; the beginning goes"
@@ -673,6 +674,8 @@ GOOD = reward.comparison_line(Comparison("q", list("abcd"), 0))
 
 @pytest.mark.parametrize("line, words", [
     ("not json", "line 2: not a comparison"), ("[1, 2]", "line 2: not a comparison"),
+    ('{"query": "a", "sample0": "", "sample1": "", "sample2": "", "best": 0}', "sample3' is m"),
+    ('{"query": "a", "sample0": "", "sample1": "", "sample3": "", "best": 0}', "sample2' is m"),
     ('{"query": "a"}', "sample0"), ("[" * 100_000, "line 2: not a comparison"),
     (GOOD.replace('"best": 0', '"best": 4'), "best is 4"),
     (GOOD.replace('"best": 0', '"best": true'), "best is True"),
@@ -1871,11 +1874,46 @@ def test_closed_streams_are_no_traceback(monkeypatch):
     assert rlhf.main(["--task", "joy"]) == 2
 
 
+def test_a_closed_input_asks_for_no_prompt(copy_of_run, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert rlhf.main(["sample", "--out", str(copy_of_run)]) == 0
+
+
 def test_a_full_disk_is_one_sentence(tmp_path):
-    with pytest.raises(text.UserError, match="a.pt cannot be written: unexpected pos"):
-        with rlhf.whole_file(tmp_path / "a.pt"):
+    with pytest.raises(text.UserError, match="a.pt cannot be written whole; is the disk full"):
+        with rlhf.whole_file(tmp_path / "a.pt") as part:
+            part.write_text("so much found room")
             raise RuntimeError("unexpected pos")             # what torch.save says of it
-    assert not (tmp_path / "a.pt").exists()
+    assert not list(tmp_path.iterdir()), "and takes no room"
+
+
+def test_too_little_memory_is_one_sentence(copy_of_run, monkeypatch, capsys):
+    (copy_of_run / "results.json").unlink()
+
+    def run_short(*_):
+        torch.empty(10 ** 15)                                # 4 petabytes
+    monkeypatch.setattr(rlhf, "evaluate", run_short)
+    assert "not enough memory for these settings" in refused(command_of(copy_of_run), capsys)
+
+
+def test_other_errors_of_torch_are_shown_whole(tmp_path):
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        with rlhf.stage(rlhf.Config(out=str(tmp_path)), "policy"):
+            torch.ones(2, 3) @ torch.ones(2, 3)
+
+
+def test_how_often_a_run_is_saved_may_change(copy_of_run, capsys):
+    command = command_of(copy_of_run)
+    assert rlhf.main([*command, "--save_every", "1", "--keep_every", "1"]) == 0
+    assert "--seed" in refused([*command, "--seed", "9"], capsys)
+
+
+def test_of_given_labels_the_first_are_used_and_it_is_said(copy_of_run, tmp_path, capsys):
+    out = tmp_path / "fewer"
+    labels = ["--rho", str(copy_of_run / "rho.pt"), "--labels", str(copy_of_run / "labels.jsonl")]
+    rlhf.main([*command_of(out), *labels, "--n_labels", "16"])
+    assert "r learns from 16 of " in capsys.readouterr().out
+    assert json.loads((out / "results.json").read_text())["labels"]["n"] == 16
 
 
 def test_what_is_not_finite_stops_the_run(copy_of_run, monkeypatch, capsys):
@@ -2165,7 +2203,7 @@ def test_sample_asks_again_and_again(a_run, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert said.count("zero-shot") == 2 and "words that" not in said.split("fine-tuned")[0]
     assert "some words and at most" in said and re.search(r"this one has \d{3}", said)
-    assert "warning: rho has hardly read these words:" in said and "zzyzx" in said
+    assert "warning: not in any query of this run:" in said and "zzyzx" in said
 
 
 def test_sample_refuses_in_one_sentence(a_run, tmp_path, capsys):

@@ -13,6 +13,7 @@ Omitted: a token for the end of a text. rho learns from windows that lie within 
 passage, and a query with its response is no longer than a window.
 """
 
+import warnings
 from collections import Counter, defaultdict
 
 import regex        # comes with tiktoken, and knows the \p{L} of GPT-2's pattern
@@ -122,14 +123,18 @@ ABBREVIATIONS = regex.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|Jr|Sr|Prof|Rev|Capt|Col|Gen
 
 
 def read_documents(path):
-    """The documents of a file, or of all the files *.txt in a folder and its folders, in
-    one line each. A file ends its document, and so does <|endoftext|>.
+    """The documents of a file, or of all the files *.txt in a folder and its folders,
+    each with its white space reduced to single spaces. A file is one document, or
+    several with <|endoftext|> between them.
 
-    Names that start with a period are other programs' files, and are left out."""
+    Names that start with a period are other programs' files, and are skipped."""
     paths = [path]
     if path.is_dir():
-        paths = [file for file in sorted(path.rglob("*.txt")) if file.is_file() and not
+        paths = [file for file in sorted(path.rglob("*"))
+                 if file.suffix.lower() == ".txt" and file.is_file() and not
                  any(name.startswith(".") for name in file.relative_to(path).parts)]
+    elif path.exists() and not path.is_file():
+        raise UserError(f"{path}: not a file, and it has to be read twice; save it first")
     if not paths:
         raise UserError(f"{path}: no file *.txt in this folder")
     documents = []
@@ -147,8 +152,8 @@ def read_documents(path):
 
 
 def split_into_passages(document, sentences=40):
-    """A document as passages of so many sentences, for want of the author's divisions."""
-    document = regex.sub(r" \.(?= |$)", ".", document)           # cut into tokens before
+    """A document as passages of so many sentences, for plain text marks no chapters."""
+    document = regex.sub(r" \.(?= |$)", ".", document)           # spaces before periods
     document = ABBREVIATIONS.sub(lambda match: match[0].replace(".", ""), document)
     parts = regex.split(r"(?<=\.) ", document)
     return [" ".join(parts[i:i + sentences]) for i in range(0, len(parts), sentences)]
@@ -160,13 +165,17 @@ def read_passages(path):
     passages = []
     for document in read_documents(path):
         passages += split_into_passages(document)
-    n = sum(len(regex.findall(r"\.(?= |$)", passage)) for passage in passages)
+    # Behind another mark a period is a part of its token, as in "...".
+    end = regex.compile(r"(?<![^\s\p{L}\p{N}])\.(?= |$)")
+    n = sum(len(end.findall(passage)) for passage in passages)
     if n < 100:
         counts = {mark: sum(passage.count(mark) for passage in passages)
-                  for mark in "?!;。？！।"}
+                  for mark in ".?!;…。．｡？！।॥؟۔։።"}
+        all_periods = counts.pop(".")
         others = ", ".join(f"{count:,} {mark}" for mark, count in counts.items() if count)
-        raise UserError(f"{path}: {n} of its periods end a sentence, and at least 100 "
-                        f"must; no other mark ends one (there are: {others or 'none'})")
+        raise UserError(f"{path}: {n} of its {all_periods:,} periods stand between a "
+                        "word and a space, and so end a sentence; at least 100 must, and "
+                        f"no other mark ends one (there are: {others or 'none'})")
     return passages
 
 
@@ -287,12 +296,16 @@ def collate(comparisons, tokenizer, block_size):
     """Comparisons (see reward.py) as tokens (N, K, S), padded on the right, their lengths
     (N, K), and best (N,).
 
-    What is longer than the model's block_size loses its beginning."""
-    rows = []
+    What is longer than the model's block_size loses its beginning, with a warning."""
+    rows, too_long = [], 0
     for c in comparisons:
         query = tokenizer.encode(c.query)
         both = [query + tokenizer.encode(sample) for sample in c.samples]
+        too_long += sum(len(ids) > block_size for ids in both)
         rows.append([ids[-block_size:] for ids in both])
+    if too_long:
+        warnings.warn("samples that with their queries are longer than the model's "
+                      f"{block_size} positions: {too_long}; their beginnings are lost")
     lengths = torch.tensor([[len(ids) for ids in row] for row in rows])
     tokens = torch.zeros(*lengths.shape, int(lengths.max()), dtype=torch.long)
     for n, row in enumerate(rows):

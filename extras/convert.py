@@ -2,7 +2,7 @@
 convert.py: other people's comparisons as a labels.jsonl, and a labels.jsonl as a table.
 
 Paper: Ziegler et al. 2019, 2 (eq. 1). Of two samples it is the loss of Bradley and Terry,
-which later work has (Stiennon et al. 2020; Bai et al. 2022).
+which later work uses (Stiennon et al. 2020; Bai et al. 2022).
 In:  a CSV; lines of JSON with "chosen" and "rejected", as Anthropic's hh-rlhf, or as
      OpenAI's summarize-from-feedback; a labels.jsonl
 Out: a labels.jsonl for rlhf.py --labels, or a CSV
@@ -10,8 +10,8 @@ Out: a labels.jsonl for rlhf.py --labels, or a CSV
     python -m extras.convert harmless.jsonl --to out/pairs.jsonl
     python -m extras.convert out/pairs.jsonl --to pairs.csv
 
-What a file is, its ending and its fields tell. Omitted: downloads (fetch the file by
-other means), and files packed with gzip.
+The layout is known by the file's ending and its fields. Omitted: downloads (fetch the
+file by other means), and files packed with gzip.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import csv
 import io
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -43,8 +44,10 @@ def comparison_of(entry):
 
 
 def pair_of_texts(entry):
-    """{"chosen", "rejected"}, whole texts with a beginning in common, or with it as
-    "prompt"."""
+    """{"chosen", "rejected"}: two responses to a "prompt", or two whole texts.
+
+    Then the query is what both begin with: to their last "Assistant:", or else to the
+    last space. Words with which both responses begin are lost to the query."""
     chosen, rejected = entry["chosen"], entry["rejected"]
     if not isinstance(chosen, str) or not isinstance(rejected, str):
         raise ValueError("chosen and rejected must be texts")
@@ -57,9 +60,10 @@ def pair_of_texts(entry):
             query = common[:common.rindex(TURN) + len(TURN)]
         else:
             query = common[:common.rfind(" ") + 1]
-    samples = [text.removeprefix(query).strip() for text in (chosen, rejected)]
-    return {"query": query.strip(), "sample0": samples[0], "sample1": samples[1],
-            "best": 0}
+    if chosen.startswith(query) and rejected.startswith(query):
+        chosen, rejected = chosen[len(query):], rejected[len(query):]
+    return {"query": query.strip(), "sample0": chosen.strip(),
+            "sample1": rejected.strip(), "best": 0}
 
 
 def pair_of_summaries(entry):
@@ -77,23 +81,45 @@ def pair_of_summaries(entry):
 # --- files ------------------------------------------------------------------------------
 
 def entries_of(path):
-    """The dictionaries of a CSV, a JSON list, or lines of JSON; with their numbers."""
+    """The dictionaries of a CSV, a JSON list, or lines of JSON."""
     text = path.read_bytes().decode("utf-8-sig")
-    if path.suffix == ".csv":
-        rows = list(csv.DictReader(io.StringIO(text, newline="")))
-        for row in rows:
-            if str(row.get("best")).isdigit():
-                row["best"] = int(row["best"])
-        return rows
+    if path.suffix.lower() == ".csv":
+        return rows_of(text)
     if text.lstrip().startswith("["):
         return json.loads(text)
-    return [json.loads(line) for line in text.split("\n") if line.strip()]
+    entries = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                entries.append(json.loads(line))
+            except ValueError as e:
+                raise UserError(f"{path}, line {number}: not JSON ({e})") from None
+    return entries
+
+
+def rows_of(text):
+    """The rows of a CSV as dictionaries. Where a comma is the decimal mark, programs put
+    semicolons between the columns, and some say so in a line before the header."""
+    text = re.sub(r"^sep=.\s*\n", "", text)
+    header = text.partition("\n")[0]
+    delimiter = max(",;\t", key=header.count)
+    csv.field_size_limit(2 ** 31 - 1)
+    table = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    table.fieldnames = [name.strip() for name in table.fieldnames or []]
+    rows = [row for row in table if any(row.values())]       # not those that are empty
+    for row in rows:
+        best = str(row.get("best")).strip()
+        if best.isdecimal():
+            row["best"] = int(best)
+    return rows
 
 
 def read(path):
     """The comparisons of a file in any of the layouts. UserError names a bad entry."""
     try:
         entries = entries_of(path)
+    except UnicodeDecodeError as e:
+        raise UserError(f"{path}: not UTF-8 text ({e.reason}, byte {e.start})") from None
     except (ValueError, RecursionError, csv.Error) as e:
         raise UserError(f"{path}: neither a CSV nor JSON ({e})") from None
     comparisons = []
@@ -129,6 +155,8 @@ def main(argv=None):
         parser.add_argument("--to", required=True, help="the .jsonl or .csv to make")
         options = parser.parse_args(argv)
         to = Path(options.to)
+        if to.suffix not in (".jsonl", ".csv"):
+            raise UserError(f"{to} is neither a .jsonl nor a .csv; give another --to")
         if to.exists():
             raise UserError(f"{to} is there already; give another --to")
         comparisons = read(Path(options.file))

@@ -9,8 +9,8 @@ In:  rlhf.py's options     Out: rlhf.py's folder of a run, and distributed.json 
 Process 0 ("rank 0") runs rlhf.py. When PPO's turn comes, all join in: each samples and
 scores its own share of the batch, with its own seed, and trains its own copy of pi and V.
 After every backward pass their gradients are averaged, so the copies stay the same. The
-reward and the KL that move beta are of all ranks; rank 0 writes. By gloo on CPUs, NCCL
-where every rank has a GPU.
+reward and the KL that move beta are of all ranks; rank 0 writes. It runs on GPUs where
+every process of a machine has one (by NCCL), else on CPUs (gloo), whatever --device says.
 
 What differs from one process: rewards and advantages are whitened over a rank's share, as
 in the released code, not over the batch; and a mean over the tokens of a minibatch is a
@@ -21,7 +21,8 @@ bfloat16, their weights stay float32: on a GPU much faster (on a CPU slower). Th
 sampler's and the scorer's probabilities then agree less well.
 
 Omitted: a model that does not fit on one device; checkpoints of PPO (rlhf.py's are of one
-process: a stopped run starts PPO again).
+process). A stopped run starts PPO again, by the same torchrun command: rlhf.py alone
+would train pi in one process.
 """
 
 import argparse
@@ -47,6 +48,9 @@ from ppo import (AdaptiveKL, Policy, Rollout, policy_loss, policy_optimizer, rol
                  value_loss)
 from reward import RewardModel, learned_reward, split_comparisons
 from text import QuerySampler, UserError
+
+
+TORCHRUNS = ["LOCAL_RANK", "LOCAL_WORLD_SIZE", "RANK", "WORLD_SIZE", "MASTER_PORT"]
 
 
 # --- what several processes add ---------------------------------------------------------
@@ -117,7 +121,7 @@ def train_policy(cfg, rho, reward, true, queries, sampling, progress):
     path = os.devnull
     if rank == 0:
         path = Path(cfg.out, "metrics.jsonl")
-        Path(cfg.out, "checkpoint.pt").unlink(missing_ok=True)   # rlhf.py's: not gone on
+        Path(cfg.out, "checkpoint.pt").unlink(missing_ok=True)   # of one process
     with open(path, "w") as metrics:
         for update in progress(range(updates)):
             query = sampler.sample(share.batch_size, group_size)
@@ -158,8 +162,9 @@ def join_in(cfg):
                  rlhf.Progress(""))
 
 
-def refuse_another_way(path, options):
-    """What config.json does not say of a run, and what changes it: how it was shared."""
+def same_processes(path, options):
+    """A run goes on with the processes and the options that it was started with, which
+    config.json does not hold. UserError where they differ."""
     if not path.exists():
         rlhf.write_json(path, options)
     saved = rlhf.read_json(path)
@@ -176,7 +181,8 @@ def lead(cfg, options):
         return train_policy(*arguments)
     rlhf.train_policy = call_the_others
     with rlhf.run_folder(cfg):
-        refuse_another_way(Path(cfg.out, "distributed.json"),
+        if not Path(cfg.out, "policy.pt").exists():
+            same_processes(Path(cfg.out, "distributed.json"),
                            {"processes": dist.get_world_size(), **vars(options)})
         rlhf.run(cfg)
 
@@ -184,7 +190,7 @@ def lead(cfg, options):
 # --- the command line -------------------------------------------------------------------
 
 def read_options(argv):
-    """rlhf.py's Config, and the number of micro-batches."""
+    """The options of this file, and rlhf.py's Config, checked against the processes."""
     parser = rlhf.Parser(prog="torchrun --nproc_per_node N -m extras.distributed",
                          description=__doc__, allow_abbrev=False,
                          formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -213,9 +219,10 @@ def read_options(argv):
 def main(argv=None):
     """Run on this rank; return 0, or 2 after one sentence."""
     try:
-        if "LOCAL_RANK" not in os.environ:
+        if not all(os.environ.get(name, "").isdecimal() for name in TORCHRUNS):
             raise UserError("start it with torchrun --nproc_per_node N -m "
-                            "extras.distributed; --help is rlhf.py's")
+                            "extras.distributed; its options are --micro_batches, "
+                            "--bfloat16 and those of python rlhf.py --help")
         local_rank = int(os.environ["LOCAL_RANK"])
         gpus = torch.cuda.device_count() >= int(os.environ["LOCAL_WORLD_SIZE"])
         if int(os.environ["RANK"]) > 0:
@@ -243,7 +250,7 @@ def main(argv=None):
         return 0
     except KeyboardInterrupt:
         print("\nextras.distributed: stopped", file=sys.stderr)
-    except (UserError, FloatingPointError, OSError, ValueError) as e:
+    except (UserError, FloatingPointError, OSError, ValueError, dist.DistError) as e:
         print(f"extras.distributed: {e}", file=sys.stderr)
     return 2
 

@@ -9,8 +9,8 @@ Out: a rho.pt and a labels.jsonl for rlhf.py; folders that other readers of GPT-
     python -m extras.gpt2 labels sentiment --to out/released.jsonl
     python -m extras.gpt2 export out/sentiment-seed0
 
-The first one ends with the whole command to go on with; add --labels to it for the second
-one's. Here `path` is a Path, and `folder` the Path of a folder.
+The first one prints the rlhf.py command to go on with; add `--labels out/released.jsonl`
+to it.
 
 Omitted: pickled objects. Weights are read with weights_only=True, which builds tensors
 alone.
@@ -22,7 +22,9 @@ import http.client
 import json
 import math
 import random
+import re
 import shlex
+import shutil
 import socket
 import sys
 from dataclasses import fields, replace
@@ -37,9 +39,10 @@ import stories
 from evaluate import seeded
 from gpt import GPT
 from reward import RewardModel, parse_comparison, write_comparisons
-from rlhf import (Config, Parser, Progress, check, devices, load, load_rho, load_saved,
-                  new_model, open_closed_streams, pretrain, read_config_of, reading,
-                  save_rho, settings_of_text, what_to_expect, whole_file, write_json)
+from rlhf import (TEXT, Config, Parser, Progress, check, devices, load, load_rho,
+                  load_saved, new_model, open_closed_streams, pretrain, read_config_of,
+                  reading, save_rho, settings_of_text, what_to_expect, whole_file,
+                  write_json)
 from text import END_OF_TEXT, Tokenizer, UserError, read_passages, split_passages
 
 WEIGHTS = "https://huggingface.co/openai-community/{}/resolve/main/model.safetensors"
@@ -48,9 +51,10 @@ LABELS = ("https://openaipublic.blob.core.windows.net/lm-human-preferences/label
 GPT2 = ["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"]
 GPT2_VOCAB_SIZE = 50257                          # with <|endoftext|>, the last
 TOKENIZERS = ["tokenizer.json", "vocab.json", "encoder.json"]
+NO_BYTES = re.compile(r"<\|(?:endoftext|unused\d+)\|>")     # names of ids without bytes
 
-# released code: what it trains GPT-2 with. supervised_lr, and 32 for the shortest query:
-# here.
+# released code: what it trains GPT-2 with. here: supervised_lr, and 32 for the shortest
+# query.
 RELEASED_QUERIES = dict(query_min=32, query_max=64)
 RELEASED = dict(n_labels=4992, reward_lr=5e-5, reward_batch=32, episodes=1000000,
                 batch_size=512, epochs=4, minibatches=1, lr=1e-5, critic="shared",
@@ -71,12 +75,8 @@ def download(url, read):
     socket.setdefaulttimeout(60)                 # for a server that never answers
     try:
         with whole_file(path) as part:
-            try:
-                torch.hub.download_url_to_file(url, str(part))
-                read(part)
-            except BaseException:                # Ctrl-C too: no half file stays behind
-                part.unlink(missing_ok=True)
-                raise
+            torch.hub.download_url_to_file(url, str(part))
+            read(part)
     except (OSError, http.client.HTTPException, ValueError, UserError) as e:
         reason = " ".join(str(e).split())        # of some, several lines
         raise UserError(f"{url} cannot be downloaded ({reason}); fetch it by other means "
@@ -88,7 +88,10 @@ def download(url, read):
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16,
           "BF16": torch.bfloat16, "I64": torch.int64, "I32": torch.int32,
-          "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool}
+          "I16": torch.int16, "I8": torch.int8, "U64": torch.uint64, "U32": torch.uint32,
+          "U16": torch.uint16, "U8": torch.uint8, "BOOL": torch.bool,
+          "C64": torch.complex64, "F8_E4M3": torch.float8_e4m3fn,
+          "F8_E5M2": torch.float8_e5m2}
 
 
 class Entry(NamedTuple):
@@ -115,7 +118,8 @@ def read_header(file, path):
                 shape = [int(d) for d in entry["shape"]]
                 start, end = entry["data_offsets"]
                 entries[name] = Entry(dtype, shape, int(start), int(end))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError,
+            OverflowError) as e:
         raise UserError(f"{path}: not a header of safetensors ({type(e).__name__}: {e})"
                         ) from None
     return entries
@@ -134,7 +138,8 @@ def read_safetensors(path):
                                 f"file has {room} bytes of tensors; it is cut short or "
                                 "damaged")
             size = math.prod(shape) * dtype.itemsize
-            if min(shape, default=1) < 0 or size != end - start:
+            sound = all(0 <= d < 2 ** 63 for d in shape)
+            if not sound or size != end - start:
                 raise UserError(f"{path}: {name} has {end - start} bytes, which is not "
                                 f"{shape} of {dtype}")
             if start == end:                     # frombuffer takes no empty buffer
@@ -168,8 +173,12 @@ def write_safetensors(path, tensors):
 # The published matrices are (in, out), torch's are (out, in).
 TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 BUFFERS = (".attn.bias", ".attn.masked_bias")    # causal masks, in old checkpoints
-# What other programs put before the names: a wrapper's, a part's.
-PREFIXES = ("_orig_mod.", "module.", "pretrained_model.", "model.", "transformer.")
+# What other programs put into the names, and what a name of GPT-2's begins with.
+WRAPPERS = re.compile(r"_(?:fsdp_wrapped_module|checkpoint_wrapped_module|orig_mod)\.")
+START = re.compile(r"(?:^|\.)(?=(?:wte|wpe|h\.\d+|ln_f|lm_head)\.)")
+# Under these a training program saves the weights, beside its own state.
+WEIGHTS_OF = ["model", "state_dict", "model_state_dict", "module"]
+# What a config.json must say, where it says it: the model that gpt.py computes.
 ALLOWED = {"model_type": ["gpt2"], "layer_norm_epsilon": [1e-5],
            "activation_function": ["gelu_new", "gelu_pytorch_tanh"],
            "scale_attn_weights": [True], "scale_attn_by_inverse_layer_idx": [False]}
@@ -209,25 +218,32 @@ def read_saved(path):
 
 
 def plain_name(name):
-    """A tensor's name as GPT-2's published files have it."""
-    for prefix in PREFIXES * 2:
-        name = name.removeprefix(prefix)
-    return name
+    """A tensor's name as GPT-2's published files have it: transformer.h.0.ln_1.weight is
+    h.0.ln_1.weight. Other names stay as they are."""
+    name = WRAPPERS.sub("", name)
+    start = START.search(name)
+    return name[start.end():] if start else name
 
 
 def read_weights(path):
     """{GPT-2's name: float32 tensor}, and config: what the same file says of the shape.
 
     The file is in a published layout, or what a training program saved: there the
-    weights are the dictionary under "model", and nanoGPT's shape that under
-    "model_args"."""
+    weights are a dictionary under "model" or the like, and nanoGPT's shape that under
+    "model_args". (nanoGPT's GELU is the exact one; by ours a log-probability differs by
+    some .001.)"""
     saved, config = read_saved(path), {}
     with reading(path):
-        if isinstance(saved.get("model"), dict):
-            config = dict(saved.get("model_args", {}))
-            saved = saved["model"]
-        tensors = {plain_name(name): tensor for name, tensor in saved.items()
-                   if isinstance(tensor, torch.Tensor)}
+        for name in WEIGHTS_OF:
+            if isinstance(saved.get(name), dict):
+                config = dict(saved.get("model_args", {}))
+                saved = saved[name]
+        given = [name for name in saved if isinstance(saved[name], torch.Tensor)]
+        if any(".lora_" in name for name in given):
+            raise ValueError("an adapter (LoRA) lies beside the weights; merge it first")
+        tensors = {plain_name(name): saved[name] for name in given}
+        if len(tensors) < len(given):
+            raise ValueError("two tensors have one name: two models in one file?")
         # One tensor has two names, and some programs keep it under the other.
         if "wte.weight" not in tensors and "lm_head.weight" in tensors:
             tensors["wte.weight"] = tensors["lm_head.weight"]
@@ -240,8 +256,8 @@ def read_weights(path):
 def heads_of(config, n_embd, path):
     """The number of attention heads, which no tensor tells."""
     n_head = config.get("n_head", config.get("num_attention_heads"))
-    if n_head is None and n_embd % 64 == 0:
-        n_head = n_embd // 64                    # as in all four of GPT-2's sizes
+    if n_head is None and n_embd in (768, 1024, 1280, 1600):
+        n_head = n_embd // 64                    # GPT-2's four sizes
     if n_head is None:
         raise UserError(f"{path}: nothing says how many heads its {n_embd} channels have;"
                         " a config.json beside it must give n_head")
@@ -253,7 +269,7 @@ def heads_of(config, n_embd, path):
 def read_gpt2(path):
     """A GPT with published weights. Its shape is that of the tensors, its heads are
     config.json's. What belongs to no GPT-2 (a value head, a classifier, causal masks) is
-    left out."""
+    left out; biases that nanoGPT was told to do without are zero."""
     tensors, config = read_weights(path)
     beside = path.parent / "config.json"
     if beside.exists():
@@ -261,6 +277,8 @@ def read_gpt2(path):
             config = {**config, **json.loads(beside.read_text("utf-8-sig"))}
     odd = [name for name, values in ALLOWED.items()
            if config.get(name, values[0]) not in values]
+    odd += [name for name in ("quantization_config", "lm_head.bias")
+            if name in config or name in tensors]
     output_layer = tensors.pop("lm_head.weight", None)
     if output_layer is not None and not output_layer.equal(tensors["wte.weight"]):
         odd.append("lm_head: it is not the embedding")
@@ -271,15 +289,23 @@ def read_gpt2(path):
         vocab_size, n_embd = tensors["wte.weight"].shape
         block_size = len(tensors["wpe.weight"])
         layers = {name.split(".")[1] for name in tensors if name.startswith("h.")}
+        if config.get("n_layer", len(layers)) != len(layers):
+            raise ValueError(f"{len(layers)} of {config['n_layer']} layers")
     n_head = heads_of(config, n_embd, path)
     with torch.device("meta"):                   # no time for initial values
         model = GPT(vocab_size, block_size, len(layers), n_head, n_embd)
     weights = {}
     for name in model.state_dict():
         if name in tensors:
-            weights[name] = tensors.pop(name).float()
+            tensor = tensors.pop(name)
+            if not tensor.is_floating_point() or tensor.is_sparse or tensor.is_meta:
+                raise UserError(f"{path}: {name} does not hold plain numbers (it is "
+                                f"{tensor.dtype}); save the model without quantization")
+            weights[name] = tensor.float()
             if not weights[name].numel() or not weights[name].isfinite().all():
                 raise UserError(f"{path}: {name} is empty or not finite")
+        elif config.get("bias") is False and name.endswith(".bias"):
+            weights[name] = torch.zeros_like(model.get_parameter(name), device="cpu")
     left = [name for name in tensors if not name.endswith(BUFFERS)]
     if left:
         print(f"left out of {path}, for GPT-2 has none: {', '.join(sorted(left))}")
@@ -307,8 +333,8 @@ def write_gpt2(folder, model, tokenizer, temperature):
     write_safetensors(folder / "model.safetensors", tensors)
     shape = dict(model.shape)
     shape["n_positions"] = shape.pop("block_size")
-    # Without the zeros others would train it with dropout .1. No token starts, ends or
-    # fills up a text; left out, 50256 would do so.
+    # Dropout 0, for elsewhere the default is .1. No token starts, ends or fills up a
+    # text, for elsewhere 50256 does by default.
     no_tokens = dict(bos_token_id=None, eos_token_id=None, pad_token_id=None)
     write_json(folder / "config.json", {
         "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", **shape,
@@ -356,7 +382,6 @@ def write_tokenizer(folder, tokenizer):
     alphabet = bytes_to_unicode()
     ids = {token: i for i, token in enumerate(tokenizer.tokens)}
     names = {token: "".join(alphabet[b] for b in token) for token in ids}
-    names[b""] = END_OF_TEXT                     # an id without bytes
     merges = ["#version: 0.2"]
     for token in tokenizer.tokens:
         for i in range(1, len(token)):
@@ -364,7 +389,13 @@ def write_tokenizer(folder, tokenizer):
             known = left in ids and right in ids
             if known and ids[left] < ids[token] and ids[right] < ids[token]:
                 merges.append(f"{names[left]} {names[right]}")
-    write_json(folder / "vocab.json", {names[token]: i for token, i in ids.items()})
+    vocab = {}
+    for i, token in enumerate(tokenizer.tokens):
+        name = names[token]
+        if not token:
+            name = f"<|unused{i}|>" if END_OF_TEXT in vocab else END_OF_TEXT
+        vocab[name] = i
+    write_json(folder / "vocab.json", vocab)
     with whole_file(folder / "merges.txt") as part:
         part.write_text("\n".join(merges) + "\n", "utf-8")
 
@@ -374,14 +405,20 @@ def read_tokenizer(path):
     newer programs write. The order of the ids must be that of the merges, as in GPT-2."""
     with reading(path):
         ids = json.loads(path.read_text("utf-8-sig"))
-        special = {END_OF_TEXT}                  # ids that stand for no bytes
-        if isinstance(ids.get("model"), dict):   # a token may have that name: a number
+        added = {}                               # these and the like stand for no bytes
+        if isinstance(ids.get("model"), dict):   # in vocab.json it is a token, a number
             refuse_other_pieces(ids, path)
-            special |= {token["content"] for token in ids.get("added_tokens", [])}
-            merges = ids["model"].get("merges", [])
-            ids = ids["model"]["vocab"]
+            added = {token["content"]: token["id"]
+                     for token in ids.get("added_tokens", [])}
+            # ["a", "b"], or "a b" as all wrote them before 2024.
+            merges = [pair.split(" ") if isinstance(pair, str) else pair
+                      for pair in ids["model"].get("merges", [])]
+            ids = {**ids["model"]["vocab"], **added}
         else:
             merges = read_merges(path.parent)
+        special = {name for name in ids if name in added or NO_BYTES.fullmatch(name)}
+        if max(ids.values()) >= len(ids):
+            raise ValueError("ids with gaps")
         byte_of = {letter: b for b, letter in bytes_to_unicode().items()}
         tokens = [b""] * (1 + max(ids.values()))
         for name, i in ids.items():
@@ -390,35 +427,47 @@ def read_tokenizer(path):
         known = [token for token in tokens if token]
         if len(known) < len(set(ids) - special) or len(set(known)) < len(known):
             raise ValueError("two tokens have one id, or one token two")
-        if len(tokens) > len(ids):
-            raise ValueError("ids with gaps")
         missing = {bytes([b]) for b in range(256)} - set(known)
         if missing:
             raise ValueError(f"{len(missing)} of the 256 bytes are no tokens")
-        merged = [ids["".join(pair)] for pair in merges]
-        if merged != sorted(merged):
-            raise ValueError("the ids are not in the order of the merges")
-        while not tokens[-1]:                    # behind all others it needs no place
+        if merges is not None:
+            merged = [ids["".join(pair)] for pair in merges]
+            if merged != sorted(merged):
+                raise ValueError("the ids are not in the order of the merges")
+            pairs = {i for name, i in ids.items() if name not in special and name[1:]}
+            if pairs - set(merged):
+                raise ValueError(f"{len(pairs - set(merged))} tokens come from no merge")
+        if not tokens[-1]:                       # <|endoftext|> at the end has no place
             tokens.pop()
         return Tokenizer(tokens)
 
 
 def read_merges(folder):
-    """The pairs of a merges.txt, or OpenAI's vocab.bpe, in their order."""
+    """The pairs of a merges.txt, or OpenAI's vocab.bpe, in their order; None without."""
     for name in ("merges.txt", "vocab.bpe"):
         if (folder / name).exists():
             lines = (folder / name).read_text("utf-8-sig").split("\n")
             pairs = [line.rstrip("\r").split(" ") for line in lines]
             return [pair for pair in pairs if len(pair) == 2 and pair[0] != "#version:"]
-    return []
+    return None
 
 
 def refuse_other_pieces(saved, path):
     """UserError where a tokenizer.json makes other pieces of a text than GPT-2's does, or
     changes it first: it would give other ids."""
     pieces, model = saved.get("pre_tokenizer") or {}, saved["model"]
+    if pieces.get("type") == "Sequence" and len(pieces["pretokenizers"]) == 1:
+        pieces = pieces["pretokenizers"][0]
+    after = saved.get("post_processor") or {}
+    # Special tokens stand in no text; any other would be cut out of it, and so would "!".
+    added = [token for token in saved.get("added_tokens", [])
+             if token["content"] != END_OF_TEXT]
+    special = [token for token in added
+               if token.get("special", True) and len(token["content"]) > 1]
     as_gpt2 = {
         "normalizer": not saved.get("normalizer"),
+        "added_tokens": special == added,
+        "post_processor": after.get("type", "ByteLevel") == "ByteLevel",
         "pre_tokenizer": pieces.get("type") == "ByteLevel",
         "pre_tokenizer.use_regex": pieces.get("use_regex", True),
         "model.type": model.get("type", "BPE") == "BPE",
@@ -527,8 +576,13 @@ def export_command(options):
     rho, tokenizer, _, _ = load_rho(run / "rho.pt", "cpu")
     r = load(RewardModel(rho), run / "reward.pt", "reward")
     pi = load(copy.deepcopy(rho), run / "policy.pt", "policy")
-    for name, model in (("rho", rho), ("r", r.trunk), ("pi", pi)):
-        write_gpt2(to / name, model, tokenizer, cfg.temperature)
+    models = {"rho": rho, "r": r.trunk, "pi": pi}
+    for name, model in models.items():
+        part = to / f"{name}.part"
+        shutil.rmtree(part, ignore_errors=True)              # of an export that stopped
+        write_gpt2(part, model, tokenizer, cfg.temperature)
+    for name in models:
+        (to / f"{name}.part").rename(to / name)
     print(f"GPT-2's layout: {to / 'rho'}, {to / 'r'} and {to / 'pi'}")
 
 
@@ -593,7 +647,7 @@ def rho_command(options):
         weights = weights_file(options.weights)
         rho = read_gpt2(weights)
         tokenizer = choose_tokenizer(options.tokenizer, weights)
-        if rho.shape["vocab_size"] == GPT2_VOCAB_SIZE:
+        if len(tokenizer.tokens) >= GPT2_VOCAB_SIZE - 1:     # some have added tokens
             ppo = RELEASED
             cfg = rho_settings(options, {**usual, **RELEASED_QUERIES})
     else:
@@ -615,7 +669,8 @@ def rho_command(options):
     save_rho(path, rho, tokenizer, queries, losses)
     print(f"{path} is made. Go on with:\n\n{next_command(path, cfg, ppo)}")
     if options.text and not options.weights:
-        print(f"\nLabels of your own, for its --labels:\n\n{ask_command(path, cfg)}")
+        print("\nLabels of your own, for its --labels (or in a browser: extras.page, "
+              f"with a folder as --to):\n\n{ask_command(path, cfg)}")
 
 
 def check_fit(rho, tokenizer, cfg):
@@ -643,7 +698,8 @@ def add_rho_options(parser):
         "their layout; a new model if not given")
     add("--text", str, "a file, or a folder of *.txt; stories if not given")
     add("--tokenizer", str, "gpt2, or a folder with tokenizer.json, vocab.json or "
-        "encoder.json; if not given, that of the weights, or one trained on the text")
+        "encoder.json; if not given, the one beside the weights, else GPT-2's; with a "
+        "new model, one trained on the text")
     add("--out", str, "the file to make (here: 'out/rho.pt')", dest="path",
         default="out/rho.pt")
     add("--steps", int, "of training (here: 2500 on stories, by its size on a text; "
@@ -656,7 +712,8 @@ def add_rho_options(parser):
     for name in ("seed", "device", "passages", "share", "vocab_size", "n_layer", "n_head",
                  "n_embd", "response_length"):
         f = known[name]
-        add(f"--{name}", f.type, f"{f.metadata['help']} (here: {f.default!r})")
+        of_text = f"; text: {TEXT[name]!r}" if name in TEXT else ""
+        add(f"--{name}", f.type, f"{f.metadata['help']} (here: {f.default!r}{of_text})")
 
 
 def read_options(argv):
@@ -693,6 +750,8 @@ def main(argv=None):
         print("\nextras.gpt2: stopped; nothing is half written", file=sys.stderr)
     except (UserError, FloatingPointError, OSError) as e:
         print(f"extras.gpt2: {e}", file=sys.stderr)
+    except MemoryError:
+        print("extras.gpt2: there is not enough memory for this", file=sys.stderr)
     return 2
 
 

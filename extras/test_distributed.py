@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 import ppo
+import rlhf
 from extras import distributed
 from gpt import GPT, Sampling
 from text import UserError
@@ -142,19 +143,35 @@ def test_what_cannot_be_shared_is_refused(options, words, monkeypatch):
         distributed.read_options([*TINY, *options.split()])
 
 
+def test_a_stopped_run_of_two_leaves_no_checkpoint_of_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    (tmp_path / "checkpoint.pt").touch()
+    (tmp_path / "metrics.jsonl").touch()
+
+    def stopped(updates):
+        raise KeyboardInterrupt
+    cfg = rlhf.Config(out=str(tmp_path))
+    rho = GPT(vocab_size=50, block_size=16, n_layer=1, n_head=2, n_embd=16)
+    with pytest.raises(KeyboardInterrupt):
+        distributed.train_policy(cfg, rho, None, None, {5: torch.zeros(9, 5).long()},
+                                 Sampling(8, 0.7, whole), stopped)
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
 def test_a_run_is_gone_on_with_in_the_way_it_was_begun(tmp_path):
     path = tmp_path / "distributed.json"
     begun = {"processes": 2, "micro_batches": 1, "bfloat16": False}
-    distributed.refuse_another_way(path, begun)
-    distributed.refuse_another_way(path, begun)
+    distributed.same_processes(path, begun)
+    distributed.same_processes(path, begun)
     with pytest.raises(UserError, match="a run with 2 for processes, not 3; give another"):
-        distributed.refuse_another_way(path, {**begun, "processes": 3})
+        distributed.same_processes(path, {**begun, "processes": 3})
     with pytest.raises(UserError, match="a run with False for bfloat16, not True"):
-        distributed.refuse_another_way(path, {**begun, "bfloat16": True})
+        distributed.same_processes(path, {**begun, "bfloat16": True})
     assert json.loads(path.read_text()) == begun
 
 
 def test_without_torchrun_it_says_how_to_start(monkeypatch, capsys):
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setenv("LOCAL_RANK", "0")        # alone it is not torchrun's
     assert distributed.main([]) == 2
     assert "start it with torchrun --nproc_per_node N" in capsys.readouterr().err

@@ -1,5 +1,5 @@
 """
-test_extras.py: GPT-2's files, your own text, people at a terminal.
+test_extras.py: GPT-2's files, your own text, other comparisons.
 
 Run: python -m pytest extras/test_extras.py        # no network, less than a minute
 """
@@ -7,18 +7,14 @@ Run: python -m pytest extras/test_extras.py        # no network, less than a min
 import contextlib
 import functools
 import http.server
-import io
 import json
 import math
 import os
 import random
 import re
-import select
 import shlex
 import shutil
-import signal
 import socket
-import sys
 import threading
 import time
 from pathlib import Path
@@ -27,13 +23,12 @@ import numpy as np
 import pytest
 import torch
 
-import reward
 import rlhf
 import stories
 import text
 from extras import convert, gpt2, label
 from gpt import GPT, next_token_logprobs
-from reward import Comparison, comparison_line, read_comparisons, write_comparisons
+from reward import Comparison, read_comparisons, write_comparisons
 from rlhf import load_rho
 from text import Tokenizer, UserError, split_passages, train_bpe
 
@@ -143,11 +138,16 @@ def test_safetensors_by_hand(tmp_path):
     assert data[8 + n:] == np.array([1, 2], "<f4").tobytes()
 
 
-def test_heads_have_64_channels_where_nothing_tells(tokenizer, tmp_path):
-    m = GPT(vocab_size=300, block_size=8, n_layer=1, n_head=2, n_embd=128)
+def test_heads_are_known_of_gpt2s_sizes_alone(tokenizer, tmp_path):
+    m = GPT(vocab_size=300, block_size=8, n_layer=1, n_head=12, n_embd=768)
     folder = published(m, tokenizer, tmp_path / "m")
     (folder / "config.json").unlink()
     assert gpt2.read_gpt2(folder / "model.safetensors").shape == m.shape
+    m = GPT(vocab_size=300, block_size=8, n_layer=1, n_head=4, n_embd=128)
+    folder = published(m, tokenizer, tmp_path / "n")
+    (folder / "config.json").unlink()
+    with pytest.raises(UserError, match="nothing says how many heads its 128 channels have"):
+        gpt2.read_gpt2(folder / "model.safetensors")
 
 
 def test_no_dropout_for_whoever_trains_it_on(model, tokenizer, tmp_path):
@@ -179,6 +179,7 @@ def test_transformers_opens_what_we_write_and_agrees(model, tokenizer, tmp_path)
     (lambda data: b"", "0 bytes"),
     (lambda data: b"\xff" * 99, "cut short or not safetensors"),
     (lambda data: data.replace(b'"F32"', b'"Q32"', 1), "not a header of safetensors"),
+    (lambda data: data.replace(b'"shape": [300, 16]', b'"shape": [Infinity]', 1), "Overflow"),
     (lambda data: data.replace(b"[300, 16]", b"[301, 16]"), "which is not [301, 16]"),
     (lambda data: data.replace(b'"data_offsets": [0, ', b'"data_offsets": [9, '),
      "which is not"),
@@ -270,7 +271,12 @@ def saved_as(change, model, tokenizer, folder):
     (lambda t: {"model": {f"_orig_mod.transformer.{name}":
                           a.T if name.endswith(gpt2.TRANSPOSED) else a
                           for name, a in t.items()},
-                "iter_num": 5, "model_args": {"n_head": 2}}, "")])
+                "iter_num": 5, "model_args": {"n_head": 2}}, ""),
+    (lambda t: {"epoch": 1, "state_dict": {f"model.transformer.{name}": a
+                                           for name, a in t.items()}}, ""),
+    (lambda t: {"_fsdp_wrapped_module.transformer." + name.replace(
+        ".attn.", "._checkpoint_wrapped_module.attn."): a for name, a in t.items()}, ""),
+    (lambda t: {f"base_model.model.transformer.{name}": a for name, a in t.items()}, "")])
 def test_the_gpt2_in_other_programs_files(change, left, model, tokenizer, tmp_path, capsys):
     folder = saved_as(change, model, tokenizer, tmp_path / "m")
     again = gpt2.read_gpt2(gpt2.weights_file(str(folder)))
@@ -279,12 +285,43 @@ def test_the_gpt2_in_other_programs_files(change, left, model, tokenizer, tmp_pa
     assert ("left out of" in said) == bool(left) and left in said
 
 
+@pytest.mark.parametrize("change, words", [
+    (lambda t: {**t, "h.0.attn.c_attn.lora_A.default.weight": torch.ones(2, 16)}, "LoRA"),
+    (lambda t: {**{f"actor.{name}": a for name, a in t.items()},
+                **{f"critic.{name}": a for name, a in t.items()}}, "two models"),
+    (lambda t: {**t, "h.0.mlp.c_fc.weight": torch.ones(16, 64, dtype=torch.int8)},
+     "h.0.mlp.c_fc.weight does not hold plain numbers (it is torch.int8)"),
+    (lambda t: {**t, "wte.weight": t["wte.weight"].to("meta")}, "not hold plain numbers"),
+    (lambda t: {**t, "lm_head.bias": torch.ones(300)}, "not a GPT-2 (lm_head.bias)"),
+    (lambda t: {name: a for name, a in t.items() if "h.1." not in name}, "1 of 2 layers")])
+def test_what_would_be_another_model_is_refused(change, words, model, tokenizer, tmp_path):
+    folder = saved_as(change, model, tokenizer, tmp_path / "m")
+    with pytest.raises(UserError, match=re.escape(words)):
+        gpt2.read_gpt2(folder / "pytorch_model.bin")
+
+
 def test_nanogpts_file_says_its_heads_itself(model, tokenizer, tmp_path):
     folder = saved_as(lambda t: {"model": t, "model_args": {"n_head": 2}}, model, tokenizer,
                       tmp_path / "m")
     (folder / "config.json").unlink()
     again = gpt2.read_gpt2(folder / "pytorch_model.bin")
     assert torch.equal(again(tokens_of(2, 9)), model(tokens_of(2, 9)))
+
+
+def test_nanogpts_default_has_no_biases(model, tokenizer, tmp_path):
+    for name, p in model.named_parameters():
+        if name.endswith(".bias"):
+            p.data.zero_()
+    folder = saved_as(lambda t: {"model": {name: a for name, a in t.items()
+                                           if not name.endswith(".bias")},
+                                 "model_args": {"n_head": 2, "bias": False}},
+                      model, tokenizer, tmp_path / "m")
+    again = gpt2.read_gpt2(folder / "pytorch_model.bin")
+    assert torch.equal(again(tokens_of(2, 9)), model(tokens_of(2, 9)))
+    torch.save({"model": gpt2.read_saved(folder / "pytorch_model.bin")["model"],
+                "model_args": {"n_head": 2, "bias": True}}, folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match="Missing key.*ln_1.bias"):
+        gpt2.read_gpt2(folder / "pytorch_model.bin")
 
 
 def test_weights_in_several_files(model, tokenizer, tmp_path):
@@ -362,10 +399,10 @@ def test_transformers_samples_as_we_do(model, tokenizer, tmp_path):
     assert (shares - ours).abs().max() < 0.02, "at the temperature 0.7, of all tokens"
 
 
-def newer_tokenizer(ids, **changed):
+def newer_tokenizer(ids, merges=(), **changed):
     """What a tokenizer.json holds that makes GPT-2's pieces."""
     return {"normalizer": None, "pre_tokenizer": {"type": "ByteLevel"}, "added_tokens": [],
-            "model": {"type": "BPE", "vocab": ids, "merges": []}, **changed}
+            "model": {"type": "BPE", "vocab": ids, "merges": merges}, **changed}
 
 
 def test_tokens_of_newer_and_of_damaged_folders(tokenizer, tmp_path):
@@ -374,9 +411,16 @@ def test_tokens_of_newer_and_of_damaged_folders(tokenizer, tmp_path):
     (tmp_path / "vocab.json").unlink()
     newer = tmp_path / "tokenizer.json"
     with_end = {**ids, "<|endoftext|>": len(ids)}    # as GPT-2's
-    newer.write_text(json.dumps(newer_tokenizer(with_end)))
     weights = tmp_path / "model.safetensors"
-    assert gpt2.choose_tokenizer(None, weights).tokens == tokenizer.tokens
+    merges = gpt2.read_merges(tmp_path)
+    lines = [" ".join(pair) for pair in merges]      # as they were written before 2024
+    for pairs in (merges, lines):
+        newer.write_text(json.dumps(newer_tokenizer(with_end, pairs)))
+        assert gpt2.choose_tokenizer(None, weights).tokens == tokenizer.tokens
+    for pairs in ([], [pair for pair in merges if "".join(pair) != "".join(merges[9])]):
+        newer.write_text(json.dumps(newer_tokenizer(with_end, pairs)))
+        with pytest.raises(UserError, match="tokens come from no merge"):
+            gpt2.choose_tokenizer(None, weights)
     without_e = {name: i for name, i in ids.items() if name != "e"}
     twice = {**ids, "e": ids["f"]}
     for bad in (without_e, {name: i + 1 for name, i in ids.items()}, twice, {}, {"a": 7}):
@@ -393,7 +437,8 @@ def test_ids_that_stand_for_no_bytes(tokenizer, tmp_path):
     first = {"<|endoftext|>": 0, **{name: i + 1 for name, i in ids.items()}}
     added = [{"id": 0, "content": "<|endoftext|>"}]
     path = tmp_path / "tokenizer.json"
-    path.write_text(json.dumps(newer_tokenizer(first, added_tokens=added)))
+    merges = gpt2.read_merges(tmp_path)
+    path.write_text(json.dumps(newer_tokenizer(first, merges, added_tokens=added)))
     again = gpt2.read_tokenizer(path)
     assert again.tokens == [b"", *tokenizer.tokens]
     said = [i + 1 for i in tokenizer.encode("Tom came.")]
@@ -403,7 +448,31 @@ def test_ids_that_stand_for_no_bytes(tokenizer, tmp_path):
     assert gpt2.read_tokenizer(tmp_path / "again" / "vocab.json").tokens == again.tokens
 
 
+def test_special_tokens_before_and_behind_the_others(tokenizer, tmp_path):
+    gpt2.write_tokenizer(tmp_path, tokenizer)
+    ids = json.loads((tmp_path / "vocab.json").read_text("utf-8"))
+    vocab = {"<s>": 0, "<pad>": 1, **{name: i + 2 for name, i in ids.items()}}
+    added = [{"id": 0, "content": "<s>"}, {"id": 1, "content": "<pad>", "special": True},
+             {"id": len(vocab), "content": "<mask>"},
+             {"id": len(vocab) + 1, "content": "<end>"}]     # not in the vocabulary
+    path = tmp_path / "tokenizer.json"
+    given = newer_tokenizer(vocab, gpt2.read_merges(tmp_path), added_tokens=added)
+    path.write_text(json.dumps(given))
+    again = gpt2.read_tokenizer(path)
+    assert again.tokens == [b"", b"", *tokenizer.tokens, b""], "and one without a place"
+    (tmp_path / "again").mkdir()
+    gpt2.write_tokenizer(tmp_path / "again", again)
+    written = json.loads((tmp_path / "again" / "vocab.json").read_text("utf-8"))
+    assert sorted(written.values()) == list(range(len(again.tokens))), "every id has a name"
+    assert gpt2.read_tokenizer(tmp_path / "again" / "vocab.json").tokens == again.tokens[:-1]
+
+
 @pytest.mark.parametrize("changed, words", [
+    ({"added_tokens": [{"content": "Mara", "special": False}]}, "its added_tokens,"),
+    ({"added_tokens": [{"content": "!", "special": True}]}, "its added_tokens,"),
+    ({"post_processor": {"type": "TemplateProcessing"}}, "its post_processor,"),
+    ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+        {"type": "Digits"}, {"type": "ByteLevel"}]}}, "its pre_tokenizer,"),
     ({"normalizer": {"type": "Lowercase"}}, "its normalizer,"),
     ({"pre_tokenizer": {"type": "Whitespace"}}, "its pre_tokenizer,"),
     ({"pre_tokenizer": None}, "its pre_tokenizer,"),
@@ -539,7 +608,7 @@ def test_a_download_that_fails_is_one_sentence(reply, server, tmp_path, monkeypa
                 with connection:
                     connection.recv(4096)
                     if reply is None:
-                        time.sleep(2)                        # longer than we wait, below
+                        time.sleep(9)                        # longer than we wait, below
                     else:
                         connection.sendall(reply)
 
@@ -554,6 +623,7 @@ def test_a_download_that_fails_is_one_sentence(reply, server, tmp_path, monkeypa
         wait(None)
     said = capsys.readouterr().err.splitlines()[-1]
     assert "sentiment.json cannot be downloaded (" in said and "Traceback" not in said
+    assert reply is not None or "timed out" in said
     assert not [path for path in (tmp_path / "hub").rglob("*") if path.is_file()]
     assert not (tmp_path / "l.jsonl").exists()
 
@@ -657,6 +727,10 @@ def test_an_exported_run_is_read_again_and_stays_as_it_is(a_run, exported, tmp_p
         written = (exported / "pi" / name).read_bytes()
         assert (tmp_path / "again" / name).read_bytes() == written
     capsys.readouterr()
+    (tmp_path / "once" / "rho.part").mkdir(parents=True)     # of an export that stopped
+    assert gpt2.main(["export", str(a_run), str(tmp_path / "once")]) == 0
+    assert sorted(p.name for p in (tmp_path / "once").iterdir()) == ["pi", "r", "rho"]
+    capsys.readouterr()
     assert gpt2.main(["export", str(a_run), str(exported)]) == 2
     assert "is there already" in one_sentence(capsys)
     assert gpt2.main(["export", str(tmp_path)]) == 2
@@ -687,6 +761,16 @@ def test_your_own_text_to_a_policy_in_miniature(exported, tmp_path, capsys):
     assert results["config"]["rho"] == str(tmp_path / "my rho.pt")
 
 
+def test_the_command_for_labels_is_one_that_label_takes(tmp_path):
+    path = tmp_path / "my rho.pt"
+    words = shlex.split(gpt2.ask_command(path, rlhf.Config(response_length=48)))
+    assert words[:3] == ["python", "-m", "extras.label"]
+    options = label.read_options(words[3:])
+    assert options.command is label.ask_command and options.rho == str(path)
+    assert options.response_length == 48
+    assert options.to == str(tmp_path / "labels.jsonl")
+
+
 def test_gpt2s_vocabulary_openais_labels_and_the_released_settings(gpt2s_own, tmp_path,
                                                                    capsys):
     encode, pad = gpt2s_own.encode, 50259
@@ -703,7 +787,7 @@ def test_gpt2s_vocabulary_openais_labels_and_the_released_settings(gpt2s_own, tm
     assert read_comparisons(labels)[1] == Comparison(sentences[1], sentences[44:48], 1)
 
     torch.manual_seed(0)
-    big = GPT(50257, 100, 1, 2, 8)
+    big = GPT(50304, 100, 1, 2, 8)                   # with room, as nanoGPT leaves it
     tokens_of_a_run = Tokenizer(train_bpe([], 256))
     gpt2.write_gpt2(tmp_path / "tiny", big, tokens_of_a_run, 0.7)
     (tmp_path / "tiny" / "vocab.json").unlink()      # as after a download of the weights
@@ -817,7 +901,7 @@ def test_rho_reads_not_one_passage_of_the_other_parts(monkeypatch, tmp_path):
 def test_text_from_a_file_or_a_folder(tmp_path):
     (tmp_path / "deep").mkdir()
     (tmp_path / "a.txt").write_bytes("\ufeffOne\r\nday.\r\n".encode())
-    (tmp_path / "deep" / "b.txt").write_text("Zoë  came.\n\nLate.", "utf-8")
+    (tmp_path / "deep" / "b.TXT").write_text("Zoë  came.\n\nLate.", "utf-8")
     (tmp_path / "c.png").write_bytes(b"\x89PNG")
     assert text.read_documents(tmp_path / "a.txt") == ["One day."]
     assert text.read_documents(tmp_path) == ["One day.", "Zoë came. Late."]
@@ -827,6 +911,13 @@ def test_text_from_a_file_or_a_folder(tmp_path):
     (tmp_path / ".copy" / "a.txt").write_text("One day.")
     (tmp_path / "old.txt").mkdir()
     assert text.read_documents(tmp_path) == ["One day.", "Zoë came. Late."]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such pipes")
+def test_a_pipe_which_can_be_read_but_once_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe: not a file, and it has to be read twice"):
+        text.read_documents(tmp_path / "pipe")
 
 
 def test_where_a_document_ends(tmp_path):
@@ -853,7 +944,9 @@ def test_periods_with_a_space_before_them_end_sentences():
 
 
 @pytest.mark.parametrize("content, words", [
-    (b"", "0 of its periods end"), (b"One sentence.", "1 of its periods end a sentence"),
+    (b"", "0 of its 0 periods"), (b"One sentence.", "1 of its 1 periods stand between"),
+    (b"Who ran... They (all) ran. " * 99, "99 of its 396 periods"),
+    (("He ran.\u201d " * 300).encode(), "0 of its 300 periods"),
     (b"Who ran? " * 3000, "(there are: 3,000 ?)"),
     ("狗叫了。".encode() * 300, "(there are: 300 。)"),
     (b"One day. " * 200, "5 passages are too few"),
@@ -891,9 +984,11 @@ def test_pairs_of_other_collections(tmp_path):
     read = read_comparisons(converted(tmp_path, "hh.jsonl", lines, "a.jsonl"))
     query = "Human: Is 1 odd?\n\nAssistant:"
     assert read[1] == Comparison(query, ["I say so.", "I do not."], 0) and len(read) == 3
-    prompt = {"prompt": "Tell.", "chosen": "Tell. Yes.", "rejected": "No."}
-    read = read_comparisons(converted(tmp_path, "p.json", json.dumps([prompt]), "b.jsonl"))
-    assert read == [Comparison("Tell.", ["Yes.", "No."], 0)]
+    prompts = [{"prompt": "Tell.", "chosen": "Tell. Yes.", "rejected": "Tell. No."},
+               {"prompt": "Yes", "chosen": "Yes, it is.", "rejected": "No."}]
+    read = read_comparisons(converted(tmp_path, "p.json", json.dumps(prompts), "b.jsonl"))
+    assert read == [Comparison("Tell.", ["Yes.", "No."], 0),
+                    Comparison("Yes", ["Yes, it is.", "No."], 0)]
     feedback = {"info": {"post": " A long post.", "title": "t"}, "choice": 1,
                 "summaries": [{"text": " short", "policy": "a"}, {"text": "shorter"}]}
     read = read_comparisons(converted(tmp_path, "f.json", json.dumps(feedback), "c.jsonl"))
@@ -912,14 +1007,27 @@ def test_a_table_and_back(tmp_path):
     assert read_comparisons(again) == comparisons
 
 
+@pytest.mark.parametrize("head, mark", [("", ","), ("sep=;\n", ";"), ("", "\t"), ("", ", ")])
+def test_tables_of_spreadsheets(head, mark, tmp_path):
+    rows = [["query", "sample0", "sample1", "best"], ["q", "a", "b", "1"], [""] * 4,
+            ["r", '"c,\nd"', "e" * 200_000, "0 "]]
+    text = head + "\r\n".join(mark.strip(" ").join(row) if i else mark.join(row)
+                               for i, row in enumerate(rows))
+    read = read_comparisons(converted(tmp_path, "t.csv", text))
+    assert read == [Comparison("q", ["a", "b"], 1), Comparison("r", ["c,\nd", "e" * 200_000], 0)]
+
+
 @pytest.mark.parametrize("name, content, words", [
     ("a.jsonl", '{"chosen": "a", "rejected": 3}', "entry 1: chosen and rejected must be"),
     ("a.jsonl", '{"prompt": 5, "chosen": "a", "rejected": "b"}', "entry 1: prompt must be"),
-    ("a.jsonl", "[1]", "entry 1: not a dictionary"), ("a.jsonl", "{", "neither a CSV nor"),
+    ("a.jsonl", "[1]", "entry 1: not a dictionary"),
+    ("a.jsonl", '\n{"query": "q"},', "a.jsonl, line 2: not JSON"),
+    ("a.json", "[{]", "neither a CSV nor"),
     ("a.jsonl", '{"chosen": "x y", "rejected": "z"}', "the query is empty"),
     ("a.jsonl", '{"summaries": [{"text": "a"}], "info": {"post": "b"}}', "two summaries"),
     ("a.csv", "query,sample0\nq,a", "'sample1' is missing"),
     ("a.csv", "query,sample0,sample1,best\nq,a,b,2", "best is 2"),
+    ("b.CSV", "query,sample0,sample1,sample2,sample3,sample4,best\nq,a,b,c,d,e,0", "not a comparison"),
     ("a.csv", "", "no comparisons")])
 def test_comparisons_that_cannot_be_converted(name, content, words, tmp_path, capsys):
     (tmp_path / name).write_text(content, "utf-8")
@@ -928,300 +1036,6 @@ def test_comparisons_that_cannot_be_converted(name, content, words, tmp_path, ca
     assert words in one_sentence(capsys) and not to.exists()
 
 
-# --- a person at the terminal -----------------------------------------------------------
-
-QUESTIONS = [[f"Query {i}.", [f"Sample {i} {k}." for k in range(4)]] for i in range(5)]
-
-
-def typed(keys, path, monkeypatch, questions=QUESTIONS):
-    """The person's file after these words, an Enter behind each."""
-    lines = "".join(key + "\n" for key in keys.split(" "))
-    monkeypatch.setattr(label.sys, "stdin", io.StringIO(lines))
-    with label.open_answers(path) as (file, answers):
-        answered = {label.key_of((c.query, c.samples)) for c in answers}
-        label.ask(questions, file, answered)
-    return read_comparisons(path) if path.stat().st_size else []
-
-
-def test_answers_skips_and_second_thoughts(tmp_path, monkeypatch, capsys):
-    path = tmp_path / "labels.jsonl"
-    # u before any answer does nothing; question 1 is skipped; the answer to 2 is taken
-    # back.
-    assert typed("u 1 s 3 u 4 q", path, monkeypatch) == [
-        Comparison(*QUESTIONS[0], 0), Comparison(*QUESTIONS[2], 3)]
-    said = capsys.readouterr().out
-    assert "question 4 of 5, some 0 minutes left" in said
-    assert "nothing to take back" in said
-    # Begun again: the open questions, what was skipped among them; u takes a skip back.
-    assert typed("2 s u 2 4", path, monkeypatch)[2:] == [
-        Comparison(*QUESTIONS[1], 1), Comparison(*QUESTIONS[3], 1),
-        Comparison(*QUESTIONS[4], 3)]
-    said = capsys.readouterr().out
-    assert "question 3 of 5" in said and "Query 0" not in said
-
-
-def test_upper_case_is_understood(tmp_path, monkeypatch):
-    path = tmp_path / "labels.jsonl"
-    assert typed("1 S 3 U 4 Q", path, monkeypatch) == [
-        Comparison(*QUESTIONS[0], 0), Comparison(*QUESTIONS[2], 3)]
-
-
-@pytest.mark.parametrize("keys", [
-    "\x1b[3~", "\x1b[4~", "\x1b[F", "\x1b[15~", "\x1b1", "\x1b[1~", "\x1b[A", "\x1bOP",
-    "", "12", "0", "5", "sq", "1.", "one", "１", "²", "\x7f", "\x001", "\x1c1", "ſ",
-    "\ufffd"])
-def test_what_is_no_answer_writes_nothing(keys, tmp_path, monkeypatch, capsys):
-    # Delete, End twice, F5, Alt-1, Home, an arrow, F1: several characters, digits among
-    # them.
-    assert typed(f"{keys} q", tmp_path / "l", monkeypatch) == []
-    assert capsys.readouterr().out.count("question 1 of 5") == 1, "and asks on"
-
-
-def test_an_answer_is_on_disk_before_the_next_question(tmp_path, monkeypatch):
-    seen, synced = [], []
-    answers = iter("12")
-
-    def next_answer():
-        seen.append((tmp_path / "l").read_text().count("\n"))
-        return next(answers, "q")
-    monkeypatch.setattr(label, "read_answer", next_answer)
-    monkeypatch.setattr(label.os, "fsync", synced.append)
-    with label.open_answers(tmp_path / "l") as (file, _):
-        label.ask(QUESTIONS, file, set())
-    assert seen == [0, 1, 2] and len(synced) == 2
-
-
-def test_half_a_line_is_an_answer_that_was_cut_off(tmp_path, monkeypatch):
-    path = tmp_path / "labels.jsonl"
-    lines = [comparison_line(Comparison(query.replace("Q", "É"), samples, 2))
-             for query, samples in QUESTIONS]
-    data = lines[1].encode()
-    for end in (1, 8, 12, data.index("É".encode()) + 1, -9):     # one within a character
-        path.write_bytes(lines[0].encode() + data[:end])
-        with label.open_answers(path) as (file, answers):
-            assert [c.best for c in answers] == [2]
-        assert path.read_text("utf-8") == lines[0]
-    path.write_text(lines[0] + lines[1].rstrip(), "utf-8")
-    answers = typed("1 q", path, monkeypatch)
-    assert [c.best for c in answers] == [2, 2, 0], "a whole line stays"
-
-
-@pytest.mark.parametrize("content", [
-    b"my notes", b"[1]\n", b'{"a": 1}\nnotes\n{"b', b'{"a": 1}\n{"b', b"\x00\xff\n{",
-    b"{notes", b'{"query": "x"}\n'])
-def test_a_file_that_holds_no_answers_stays_as_it_is(content, tmp_path, monkeypatch):
-    (tmp_path / "l").write_bytes(content)
-    with pytest.raises(UserError, match="not a file of answers"):
-        typed("1 q", tmp_path / "l", monkeypatch)
-    assert (tmp_path / "l").read_bytes() == content
-    with pytest.raises(UserError, match="is not a file; give another"):
-        typed("1 q", tmp_path, monkeypatch)
-
-
-@pytest.mark.skipif(label.fcntl is None, reason="no locks here")
-def test_one_window_at_a_time(tmp_path, monkeypatch):
-    with label.open_answers(tmp_path / "l"):
-        with pytest.raises(UserError, match="another window"):
-            typed("1 q", tmp_path / "l", monkeypatch)
-
-
-@pytest.mark.parametrize("content", [
-    "3", '[["q", ["a", "b", "c"]]]', '[["q", [1, 2, 3, 4]]]', '[["q", "abcd"]', "[1]"])
-def test_damaged_questions_are_refused(content, tmp_path):
-    (tmp_path / "q.json").write_text(content)
-    with pytest.raises(UserError, match="q.json is damaged"):
-        label.questions_of(tmp_path / "q.json", 1, None)
-
-
-def test_no_question_twice_in_a_file(tmp_path):
-    path = tmp_path / "q.json"
-    shuffled = ["Query 0.", ["Sample 0 3.", "Sample 0 1.", "Sample 0 2.", "Sample 0 0."]]
-    made = label.questions_of(path, 9, lambda n: [*QUESTIONS[:2], QUESTIONS[1], shuffled])
-    assert made == QUESTIONS[:2], "fewer than asked for: the file holds what there is"
-    more = label.questions_of(path, 4, lambda n: [QUESTIONS[0], QUESTIONS[4]][:n])
-    assert more == [*QUESTIONS[:2], QUESTIONS[4]]
-    assert label.questions_of(path, 2, None) == QUESTIONS[:2]
-    assert json.loads(path.read_text("utf-8")) == more
-
-
-def test_input_that_ends_loses_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(label.sys, "stdin", io.StringIO("1\n3\n2"))
-    with pytest.raises(UserError, match="the input has ended"):
-        with label.open_answers(tmp_path / "l") as (file, _):
-            label.ask(QUESTIONS, file, set())
-    assert [c.best for c in read_comparisons(tmp_path / "l")] == [0, 2], "2 had no Enter"
-
-
-def test_what_a_terminal_would_obey_is_not_shown():
-    said = label.shown("\x1b[2J", ["\x07a", "b\x9b1m", "", "d\u00ad\u200d"], "title")
-    assert "\x1b" not in said and "\x07" not in said and "\x9b" not in said
-    assert "d\u00ad\u200d" in said, "soft hyphens and joiners are no commands"
-    assert " 3  (nothing)" in said
-
-
-def test_a_question_is_wrapped_to_the_terminal(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "40")
-    query, samples = QUESTIONS[0]
-    said = label.shown("word " * 30, [*samples[:3], "long" * 30], "title")
-    assert max(len(line) for line in said.split("\n")) <= 40
-    assert said.index(" 1  Sample 0 0.") < said.index(" 4  longlong")
-
-
-# --- from a rho to a file of labels -----------------------------------------------------
-
-@pytest.fixture
-def answers(monkeypatch):
-    """answers("1 2 q"): what the next command reads."""
-    def give(keys):
-        lines = "".join(key + "\n" for key in keys.split(" "))
-        monkeypatch.setattr(label.sys, "stdin", io.StringIO(lines))
-    return give
-
-
-def test_two_models_give_four_samples_in_random_places(a_run, monkeypatch):
-    asked = []
-
-    def told(model, query, n, sampling, tokenizer):
-        name = "rho" if not asked or model is asked[0] else "pi"
-        if not asked:
-            asked.append(model)
-        return [[f"{name} {i}" for i in range(n)] for _ in query]
-    monkeypatch.setattr(reward, "generate_texts", told)
-    cfg = rlhf.Config(rho=str(a_run / "rho.pt"), device="cpu", truncate_after=0)
-    policy = str(a_run / "policy.pt")
-    questions = label.make_questions(cfg, policy, 60)
-    for _, samples in questions:
-        assert sorted(samples) == ["pi 0", "pi 1", "rho 0", "rho 1"]
-    places = {tuple(text[:2] for text in samples) for _, samples in questions}
-    assert len(places) == 6, "all orders of two and two"
-    asked.clear()
-    for _, samples in label.make_questions(cfg, None, 6):
-        assert samples == ["rho 0", "rho 1", "rho 2", "rho 3"]
-
-
-def test_a_second_person_is_asked_the_same_and_rlhf_reads_it(a_run, tmp_path, answers,
-                                                             capsys):
-    rho = str(a_run / "rho.pt")
-    mine, second = tmp_path / "mine" / "labels.jsonl", tmp_path / "mine" / "second.jsonl"
-    common = ["ask", "--rho", rho, "--truncate_after", "0", *CPU]
-    for keys, path in (("1 1 1 1 1", mine), ("1 2 3 4 1", second)):
-        answers(keys)
-        assert label.main([*common, "--n", "5", "--to", str(path)]) == 0
-    answers(" ".join("1" * 19))
-    assert label.main([*common, "--n", "24", "--to", str(mine)]) == 0
-    said = capsys.readouterr().out
-    assert "question 6 of 24" in said, "more questions, and the first ones stay"
-    assert "24 answers in" in said and "most positive and happy" in said
-    assert len(list(mine.parent.glob("questions-*.json"))) == 1
-    # Of rho and pi, or at another temperature: other questions, in another file.
-    answers("q")
-    common += ["--n", "5", "--to", str(second)]
-    assert label.main([*common, "--policy", str(a_run / "policy.pt")]) == 0
-    answers("q")
-    assert label.main([*common, "--temperature", "1"]) == 0
-    assert len(list(mine.parent.glob("questions-*.json"))) == 3
-    capsys.readouterr()
-    assert label.main(["agreement", str(mine), str(second)]) == 0
-    assert "agree on 2 of 5 questions" in capsys.readouterr().out
-    given = [*TINY, "--rho", rho, "--labels", str(mine), "--out", str(tmp_path / "run")]
-    assert rlhf.main(given) == 0
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert results["labels"]["n"] <= 20 and results["reward_model"]["n"] == 4
-
-
-def test_a_runs_labels_are_not_added_to(a_run, tmp_path, capsys):
-    before = (a_run / "labels.jsonl").read_bytes()
-    given = ["ask", "--rho", str(a_run / "rho.pt"), *CPU, "--to"]
-    assert label.main([*given, str(a_run / "labels.jsonl")]) == 2
-    assert "the folder of a run" in one_sentence(capsys)
-    assert (a_run / "labels.jsonl").read_bytes() == before
-    assert label.main([*given, str(tmp_path / "l"), "--n", "0"]) == 2
-    assert "--n is 0" in one_sentence(capsys)
-    assert label.main([*given, str(tmp_path / "l"), "--policy", str(tmp_path / "p")]) == 2
-    assert "No such file" in one_sentence(capsys)
-
-
-class Terminal:
-    """label.py at the other end of a pseudo-terminal."""
-
-    def __init__(self, options):
-        self.pid, self.fd = pytest.importorskip("pty").fork()
-        if self.pid == 0:
-            os.environ["OMP_NUM_THREADS"] = "1"
-            os.chdir(ROOT)
-            command = [sys.executable, "-m", "extras.label", *options]
-            os.execv(sys.executable, command)
-        self.seen = ""
-
-    def until(self, words):
-        """What is shown up to these words."""
-        while words not in self.seen:
-            assert select.select([self.fd], [], [], 60)[0], self.seen
-            try:
-                self.seen += os.read(self.fd, 4096).decode()
-            except OSError:                              # closed: the program has ended
-                break
-        shown, found, self.seen = self.seen.partition(words)
-        assert found, f"{words!r} not in {shown}"
-        return shown
-
-    def status(self):
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-
-
-def test_a_person_answers_is_killed_and_goes_on(a_run, tmp_path):
-    to, prompt = tmp_path / "labels.jsonl", "and Enter > "
-    options = ["ask", "--rho", str(a_run / "rho.pt"), "--truncate_after", "0", *CPU,
-               "--to", str(to), "--n", "6"]
-    person = Terminal(options)
-    first = person.until(prompt)
-    assert "question 1 of 6" in first and all(f" {k}  " in first for k in (1, 2, 3, 4))
-    os.write(person.fd, b"\x1b[3~\n2\n")                     # Delete is no answer
-    person.until("none of these")
-    person.until("question 2 of 6")
-    os.kill(person.pid, signal.SIGKILL)
-    assert person.status() == -signal.SIGKILL
-    assert [c.best for c in read_comparisons(to)] == [1]
-    person = Terminal(options)
-    os.write(person.fd, b"1\n3\n4\n")                        # typed ahead
-    person.until("question 5 of 6")
-    os.write(person.fd, b"\x04")                             # Ctrl-D
-    person.until("the input has ended")
-    assert person.status() == 2
-    assert [c.best for c in read_comparisons(to)] == [1, 0, 2, 3]
-
-
-# --- two people -------------------------------------------------------------------------
-
-def test_agreement_of_two_people(tmp_path, capsys):
-    for name, best in (("a", [0, 1, 2, 3]), ("b", [0, 1, 3, 2]), ("c", [0])):
-        comparisons = [Comparison(*q, b) for q, b in zip(QUESTIONS, best)]
-        write_comparisons(tmp_path / name, comparisons)
-    both = (tmp_path / "a").read_text() + (tmp_path / "b").read_text()
-    (tmp_path / "d").write_text(both)
-    write_comparisons(tmp_path / "e", [Comparison("Query 0.", list("wxyz"), 0)])
-    paths = {name: str(tmp_path / name) for name in "abcde"}
-    assert label.main(["agreement", paths["a"], paths["b"]]) == 0
-    said = capsys.readouterr().out
-    assert "agree on 2 of 4 questions, 50.0% (15.0% to 85.0%); chance is 25 %" in said
-    assert label.main(["agreement", paths["a"], paths["c"]]) == 0
-    assert "1 of 1 questions, 100.0% (20.7% to 100.0%)" in capsys.readouterr().out
-    for words, pair in (("answers one question twice", [paths["a"], paths["d"]]),
-                        ("no question in common", [paths["a"], paths["e"]]),
-                        ("required", [paths["a"]])):
-        assert label.main(["agreement", *pair]) == 2
-        assert words in one_sentence(capsys)
-
-
-def test_people_choose_a_text_wherever_it_stands(tmp_path, capsys):
-    samples = ["It rained.", "It snowed.", "It rained.", "It was hot."]
-    write_comparisons(tmp_path / "a", [Comparison("Tom left.", samples, 0)])
-    write_comparisons(tmp_path / "b", [Comparison("Tom left.", samples[::-1], 1)])
-    assert label.main(["agreement", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
-    assert "agree on 1 of 1" in capsys.readouterr().out
-
-
-def test_wilsons_interval_by_hand():
-    # z^2 = 3.8416. 0 of 10: 0 to 3.8416 / 13.8416; 8 of 10: Wilson's .490 to .943.
-    assert label.wilson_interval(0, 10) == pytest.approx((0, 0.27754), abs=1e-4)
-    assert label.wilson_interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+def test_a_conversion_into_neither_layout_is_refused(tmp_path, capsys):
+    assert convert.main([str(tmp_path / "a.csv"), "--to", str(tmp_path / "b.tsv")]) == 2
+    assert "b.tsv is neither a .jsonl nor a .csv" in one_sentence(capsys)

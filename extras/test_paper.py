@@ -243,6 +243,7 @@ def test_a_variant_is_a_run_compared_with_another_policy(variant, paper_world, o
     against = results["win_rate"]["against"]
     assert against["n"] == 16 and 0 <= against["mean"] <= 1
     assert ("reward_model" in results) == (variant != "direct RL")
+    assert results["labels"]["n"] == 0, "no labeler is asked"
     assert results["policy"]["episodes"] == 128 and len(metrics(cfg)) == 2
     assert (tmp_path / "policy.pt").exists() and (tmp_path / "samples.txt").exists()
 
