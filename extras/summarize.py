@@ -14,7 +14,7 @@ a table of facts says what is true, so that every sentence of every summary is c
 An article, its reference summary, and its first three sentences, "lead-3":
 
     hello and welcome. Nora called Otto. Ada looked after Max. Ben paid Zoe. ...
-    Otto phoned by Nora. Max, whom Ada nursed. Zoe, repaid by Ben.
+    Otto phoned by Nora. Max, whom Ada nursed. Zoe, hired by Ben.
     hello and welcome. Nora called Otto. Ada looked after Max.
 
 Omitted: several facts in a sentence; where and when; people who read.
@@ -22,6 +22,7 @@ Omitted: several facts in a sentence; where and when; people who read.
 
 import argparse
 import copy
+import dataclasses
 import math
 import random
 import re
@@ -48,10 +49,13 @@ from text import (SPLIT_PATTERN, Tokenizer, collate, decode_responses, query_bat
 # --- settings ---------------------------------------------------------------------------
 
 # here: all of them, of rlhf.Config. What is not named is as it is there.
-SETTINGS = dict(passages=30000, lm_steps=5000, lm_batch=32, lm_lr=3e-3, n_embd=128,
-                response_length=21, temperature=0.7)             # paper: 75 tokens; 0.7
+SETTINGS = dict(passages=60000, lm_steps=4000, lm_batch=32, lm_lr=3e-3, n_embd=128,
+                response_length=21, temperature=0.7,             # paper: 75 tokens; 0.7
+                n_labels=5000, reward_lr=5e-4, kl_target=0, beta=0.1)  # paper: 0.03, 0.1
+QUICK = dict(passages=2000, lm_steps=60, n_embd=32, n_labels=200, episodes=512)
 SUPERVISED = 2000    # here: articles with references; paper: all of the training set
 N_ARTICLES = {"evaluation": 1024, "reward": 8000, "policy": 8000}     # paper: 1024
+QUICK_ARTICLES = {"evaluation": 128, "reward": 500, "policy": 500}
 
 
 # --- the world: articles, summaries, documents ------------------------------------------
@@ -119,14 +123,18 @@ def extract(article, rng):
 
 TLDR = "TL;DR:"              # paper: the query ends so
 AGAIN = "again:"
-SHARE_OF_SUMMARIES = 0.10    # here: documents that end in a summary
-SHARE_OF_EXTRACTS = 0.15     # here: summaries that people did not write, but cut out
+SHARE_OF_SUMMARIES = 0.05    # here: documents that end in a summary
+SHARE_OF_EXTRACTS = 0.25     # here: summaries that people did not write, but cut out
+SHARE_OF_LISTS = 0.40        # here: of the other documents
 
 
 def document(rng):
-    """What rho reads: an article, and then a summary, or the article quoted."""
+    """What rho reads: an article and its summary, an article that quotes itself, or
+    lists of words."""
     if rng.random() < SHARE_OF_SUMMARIES:
         return document_with_summary(rng)
+    if rng.random() < SHARE_OF_LISTS:
+        return document_with_lists(rng)
     return document_with_quotes(rng)
 
 
@@ -140,12 +148,27 @@ def document_with_summary(rng):
 
 
 def document_with_quotes(rng):
-    """An article that is quoted twice. Quotes are where a small model learns to look
-    back: from a word of the quote to the same word of the article, and to the next."""
+    """An article that is quoted twice."""
     article = make_article(rng)
     text = text_of(article.sentences)
     for _ in range(2):
         text += f" {AGAIN} {text_of(extract(article, rng))}"
+    return text
+
+
+def document_with_lists(rng):
+    """The words of an article in any order, and pieces of that list.
+
+    Here a small model learns to copy. Articles alone do not teach it: after "Nora" comes
+    a verb, whatever stood before her name, so no verb need look at the word before it,
+    and then no "Nora" of a quote can find her verb. In a list any word may follow any
+    other, and only looking back tells which."""
+    words = text_of(make_article(rng).sentences).replace(".", "").split()
+    rng.shuffle(words)
+    text = text_of([" ".join(words)])
+    for _ in range(4):
+        start = rng.randrange(len(words) - 5)
+        text += f" {AGAIN} {text_of([' '.join(words[start:start + 5])])}"
     return text
 
 
@@ -474,15 +497,28 @@ def share(numbers):
 
 # --- the optimum ------------------------------------------------------------------------
 
-def optimum(claims, habits, beta):
-    """What pi_opt = rho exp(true reward / beta) / Z does, from samples of rho: claims, P
-    lists of n. No policy is trained.
+class Judged(NamedTuple):
+    """n samples of rho for each of P articles: (P, n) each."""
+    scores: torch.Tensor     # the true reward
+    copied: torch.Tensor     # the share of the sentences that are copied
+    accurate: torch.Tensor   # 1.0 where nothing is false
+
+
+def judge(claims, habits):
+    """Claims, P lists of n -> Judged."""
+    return Judged(
+        torch.tensor([[true_score(c, habits) for c in row] for row in claims]),
+        torch.tensor([[copied_share(c) for c in row] for row in claims]),
+        torch.tensor([[float(is_accurate(c)) for c in row] for row in claims]))
+
+
+def optimum(judged, beta):
+    """What pi_opt = rho exp(true reward / beta) / Z does, from samples of rho. No policy
+    is trained.
 
     bound: how much is copied where rho happens to be accurate. A reward for accuracy
     alone leads to no more copying than this."""
-    scores = torch.tensor([[true_score(c, habits) for c in row] for row in claims])
-    copied = torch.tensor([[copied_share(c) for c in row] for row in claims])
-    accurate = torch.tensor([[float(is_accurate(c)) for c in row] for row in claims])
+    scores, copied, accurate = judged
     weights = (scores / beta).softmax(dim=1)                         # (P, n)
     reward, kl, samples = reweighted(scores, beta)
     return {"beta": beta, "reward": reward.mean().item(), "kl": kl.mean().item(),
@@ -492,11 +528,11 @@ def optimum(claims, habits, beta):
             "bound": ((accurate * copied).sum() / accurate.sum()).item()}
 
 
-def strongest_optimum(claims, habits, least=20):
+def strongest_optimum(judged, least=20):
     """The optimum at the lowest beta at which so many samples still carry the weight."""
     found = None
     for beta in np.geomspace(4, 0.02, 60).tolist():
-        at_beta = optimum(claims, habits, beta)
+        at_beta = optimum(judged, beta)
         if at_beta["effective_samples"] < least:
             break
         found = at_beta
@@ -658,8 +694,22 @@ def vote(articles, ours, theirs, habits, rng):
 
 # --- a run ------------------------------------------------------------------------------
 
+class Arm(NamedTuple):
+    """A policy: who labeled for its r, how often, and the model it starts from. That is
+    also the one that its KL is measured to."""
+    habits: Habits
+    n_labels: int            # paper: 60k, 30k, 15k
+    start: str = "zero-shot"
+
+
 AS_SET = Habits()
 CAREFUL = Habits(check=1.0, suspicion=0.0)           # check everything: truth counts
+FULL = SETTINGS["n_labels"]
+ARMS = {"RL": Arm(AS_SET, FULL),
+        "RL, 1/2 of the labels": Arm(AS_SET, FULL // 2),
+        "RL, 1/4 of the labels": Arm(AS_SET, FULL // 4),
+        "supervised + RL": Arm(AS_SET, FULL, "supervised"),
+        "RL, careful labelers": Arm(CAREFUL, FULL)}
 
 
 def sampling_of(cfg, tokenizer):
@@ -667,7 +717,8 @@ def sampling_of(cfg, tokenizer):
     return Sampling(cfg.response_length, cfg.temperature, truncate)
 
 
-def train_or_load_rho(cfg):
+def load_or_pretrain(cfg):
+    """rho, its tokenizer and queries, and its losses."""
     path = Path(cfg.out, "rho.pt")
     if not path.exists():
         with rlhf.stage(cfg, "language_model") as progress:
@@ -675,55 +726,108 @@ def train_or_load_rho(cfg):
     return rlhf.load_rho(path, cfg.device)
 
 
-def rho_command(cfg):
-    """Train rho, and say how it copies and errs."""
-    rho, tokenizer, queries, losses = train_or_load_rho(cfg)
-    sampling = sampling_of(cfg, tokenizer)
-    seeded(cfg.seed, "copying of rho")
-    claims = sample_claims(rho, queries["evaluation"], sampling, tokenizer)
-    found = copying([of_one for row in claims for of_one in row])
-    print_numbers({**losses, **found})
+def load_or_train_supervised(cfg, rho, tokenizer):
+    path = Path(cfg.out, "supervised.pt")
+    if path.exists():
+        return rlhf.load(copy.deepcopy(rho), path, "policy")
+    seeded(cfg.seed, "supervised")
+    model = train_supervised(cfg, rho, tokenizer, rlhf.Progress("supervised"))
+    rlhf.save(path, policy=model.state_dict())
+    return model
 
 
-def optimum_command(cfg, n_articles=64, n=512):
-    """What the optimal policy does, for the labelers as they are and for careful ones."""
-    rho, tokenizer, queries, _ = train_or_load_rho(cfg)
+def load_or_train_reward(cfg, arm, rho, tokenizer, queries, sampling):
+    """r of an arm, and what is known of it. All arms of a seed have the same questions,
+    and the fewer labels are the first of the many."""
+    path = Path(cfg.out, "reward.pt")
+    if not path.exists():
+        with rlhf.stage(cfg, "labels") as progress:
+            comparisons, p = collect_comparisons(cfg, rho, tokenizer, queries, sampling,
+                                                 arm.habits, progress)
+        with rlhf.stage(cfg, "reward_model") as progress:
+            r = rlhf.train_reward(cfg, rho, tokenizer, comparisons[:arm.n_labels],
+                                  queries["reward"], sampling, progress)
+        found = reward_model_results(cfg, r, tokenizer, comparisons, p)
+        rlhf.write_json(Path(cfg.out, "reward.json"), found)
+        rlhf.save(path, reward=r.state_dict())
+    return rlhf.load(RewardModel(rho), path, "reward")
+
+
+def load_or_train_policy(cfg, arm, rho, supervised, tokenizer, queries, sampling):
+    """An arm's policy, a GPT: labels, r, PPO, each kept in cfg.out."""
+    Path(cfg.out).mkdir(exist_ok=True)
+    path = Path(cfg.out, "policy.pt")
+    start = supervised if arm.start == "supervised" else rho
+    if not path.exists():
+        r = load_or_train_reward(cfg, arm, rho, tokenizer, queries, sampling)
+        with rlhf.stage(cfg, "policy") as progress:
+            pi = rlhf.train_policy(cfg, start, learned_reward(r, sampling), None,
+                                   queries["policy"], sampling, progress)
+        rlhf.save(path, policy=pi.trunk.state_dict())
+    return rlhf.load(copy.deepcopy(rho), path, "policy")
+
+
+# Table 5's pairs.
+PAIRS = [("RL", "zero-shot"), ("RL", "supervised"), ("RL", "lead-3"),
+         ("RL", "supervised + RL"), ("RL", "RL, 1/2 of the labels"),
+         ("RL", "RL, 1/4 of the labels"), ("RL", "reference"), ("lead-3", "supervised"),
+         ("lead-3", "reference"), ("lead-3", "supervised + RL"),
+         ("RL, careful labelers", "zero-shot"), ("RL", "RL, careful labelers")]
+
+
+def run(cfg):
+    """One seed: rho, the baselines, every arm, and all that is counted, in
+    results.json."""
+    Path(cfg.out).mkdir(parents=True, exist_ok=True)
+    rho, tokenizer, queries, losses = load_or_pretrain(cfg)
     sampling = sampling_of(cfg, tokenizer)
+    supervised = load_or_train_supervised(cfg, rho, tokenizer)
+    models = {"zero-shot": rho, "supervised": supervised}
+    reward_models = {}
+    for name, arm in ARMS.items():
+        folder = Path(cfg.out, name.replace("/", " of "))
+        of_arm = dataclasses.replace(cfg, out=str(folder))
+        models[name] = load_or_train_policy(of_arm, arm, rho, supervised, tokenizer,
+                                            queries, sampling)
+        reward_models[name] = rlhf.read_json(folder / "reward.json")
+
+    seeded(cfg.seed, "evaluation")
+    articles = articles_of(queries["evaluation"], tokenizer)
+    rng = random.Random(f"references, seed {cfg.seed}")
+    references = references_of(articles, rng)
+    summaries = {name: summaries_by(model, queries["evaluation"], sampling, tokenizer)
+                 for name, model in models.items()}
+    summaries["lead-3"] = [[lead_3(article)] * 2 for article in articles]
+    summaries["reference"] = references_of(articles, rng)
+    rows = {name: tables_of(articles, texts, references)
+            for name, texts in summaries.items()}
+    voters = seeded(cfg.seed, "votes")
+    wins = {f"{one} over {other}": vote(articles, summaries[one], summaries[other],
+                                        AS_SET, voters) for one, other in PAIRS}
+    results = {"seed": cfg.seed, "losses": losses, "rows": rows, "win_rates": wins,
+               "reward_models": reward_models,
+               "optimum": optima(cfg, rho, tokenizer, queries, sampling)}
+    rlhf.write_json(Path(cfg.out, "results.json"), results)
+    rlhf.write_json(Path(cfg.out, "samples.json"), some_samples(articles, summaries))
+    return results
+
+
+def some_samples(articles, summaries, n=6):
+    """For n articles, spread over their lengths: the article and what everybody says."""
+    every = len(articles) // n
+    return [{"article": articles[i],
+             **{name: texts[i][0] for name, texts in summaries.items()}}
+            for i in range(every // 2, every * n, every)]
+
+
+def optima(cfg, rho, tokenizer, queries, sampling, n_articles=64, n=512):
+    """The strongest optimum that samples of rho can tell, for labelers as they are and
+    for careful ones."""
     seeded(cfg.seed, "optimum")
     some = sample_queries(queries["evaluation"], n_articles)
     claims = sample_claims(rho, some, sampling, tokenizer, n)
-    for name, habits in (("labelers as set", AS_SET), ("careful labelers", CAREFUL)):
-        print(name)
-        print_numbers(strongest_optimum(claims, habits))
-
-
-def reward_command(cfg):
-    """Train r on labels, and say what it sees."""
-    rho, tokenizer, queries, _ = train_or_load_rho(cfg)
-    sampling = sampling_of(cfg, tokenizer)
-    with rlhf.stage(cfg, "labels") as progress:
-        comparisons, p = collect_comparisons(cfg, rho, tokenizer, queries, sampling,
-                                             AS_SET, progress)
-    with rlhf.stage(cfg, "reward_model") as progress:
-        r = rlhf.train_reward(cfg, rho, tokenizer, comparisons[:cfg.n_labels],
-                              queries["reward"], sampling, progress)
-    rlhf.save(Path(cfg.out, "reward.pt"), reward=r.state_dict())
-    print_numbers(reward_model_results(cfg, r, tokenizer, comparisons, p))
-
-
-def policy_command(cfg):
-    """Train pi on r, and say how it copies and errs, and how often labelers prefer it."""
-    rho, tokenizer, queries, _ = train_or_load_rho(cfg)
-    sampling = sampling_of(cfg, tokenizer)
-    r = rlhf.load(RewardModel(rho), Path(cfg.out, "reward.pt"), "reward")
-    reward = learned_reward(r, sampling)
-    with rlhf.stage(cfg, "policy") as progress:
-        pi = rlhf.train_policy(cfg, rho, reward, None, queries["policy"], sampling,
-                               progress)
-    rlhf.save(Path(cfg.out, "policy.pt"), policy=pi.trunk.state_dict())
-    seeded(cfg.seed, "copying of pi")
-    claims = sample_claims(pi.trunk, queries["evaluation"], sampling, tokenizer)
-    print_numbers(copying([of_one for row in claims for of_one in row]))
+    return {"labelers as set": strongest_optimum(judge(claims, AS_SET)),
+            "careful labelers": strongest_optimum(judge(claims, CAREFUL))}
 
 
 def print_numbers(numbers):
@@ -731,18 +835,20 @@ def print_numbers(numbers):
         print(f"  {name:<30}{number:8.3f}")
 
 
-COMMANDS = {"rho": rho_command, "optimum": optimum_command, "reward": reward_command,
-            "policy": policy_command}
-
-
 def main():
     parser = argparse.ArgumentParser(prog="python -m extras.summarize")
-    parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument("command", choices=["run"])
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
-    out = f"out/summarize/seed{options.seed}"
-    Path(out).mkdir(parents=True, exist_ok=True)
-    COMMANDS[options.command](rlhf.Config(**SETTINGS, seed=options.seed, out=out))
+    settings = SETTINGS
+    out = "out/summarize"
+    if options.quick:
+        settings = SETTINGS | QUICK
+        out = "out/summarize-quick"
+        N_ARTICLES.update(QUICK_ARTICLES)
+    run(rlhf.Config(**settings, seed=options.seed, device=rlhf.devices()[0],
+                    out=f"{out}/seed{options.seed}"))
 
 
 # --- the words --------------------------------------------------------------------------
@@ -759,14 +865,14 @@ def main():
 PEOPLE = """Ada Ben Cora Dan Emil Finn Greta Hugo Ivo Jane Max Nora Otto Rita Tess
 Zoe""".split()
 
-VERBS = {"called": ["phoned", "rang", "contacted"],
-         "paid": ["repaid", "funded", "tipped"],
-         "met": ["greeted", "saw", "welcomed"],
-         "beat": ["defeated", "outran", "outwitted"],
+VERBS = {"called": ["phoned", "contacted", "buzzed"],
+         "paid": ["hired", "funded", "tipped"],
+         "met": ["greeted", "spotted", "welcomed"],
+         "tricked": ["fooled", "duped", "deceived"],
          "looked after": ["nursed", "tended", "minded"],
-         "ran into": ["hit", "rammed", "struck"],
+         "bumped into": ["hit", "rammed", "struck"],
          "laughed at": ["mocked", "teased", "ridiculed"],
-         "fell for": ["loved", "adored", "married"]}
+         "longed for": ["loved", "adored", "missed"]}
 
 PREAMBLES = ["hello and welcome", "hi all", "hey everyone", "so here goes",
              "okay here is the news"]

@@ -19,10 +19,10 @@ from gpt import GPT
 from reward import RewardModel
 
 FACTS = [Fact("Nora", "called", "Otto"), Fact("Ada", "looked after", "Max"),
-         Fact("Ben", "paid", "Zoe"), Fact("Rita", "beat", "Hugo"),
+         Fact("Ben", "paid", "Zoe"), Fact("Rita", "tricked", "Hugo"),
          Fact("Ivo", "met", "Jane")]
 ARTICLE = ("hello and welcome. Nora called Otto. Ada looked after Max. Ben paid Zoe. "
-           "Rita beat Hugo. Ivo met Jane.")
+           "Rita tricked Hugo. Ivo met Jane.")
 COPY = "Nora called Otto. Ada looked after Max. Ben paid Zoe."
 PARAPHRASE = "Otto, whom Nora phoned. Max nursed by Ada. Zoe, tipped by Ben."
 
@@ -96,24 +96,33 @@ def test_an_extract_is_three_sentences_in_any_order():
     assert len(set(extracts)) == 6 * 5 * 4
 
 
-def test_a_document_ends_in_a_summary_or_quotes_itself_twice():
+def test_a_document_ends_in_a_summary_or_quotes_itself():
     rng = random.Random(0)
     ends = Counter()
-    for _ in range(2000):
+    for _ in range(4000):
         text = summarize.document(rng)
         if summarize.TLDR in text:
             before, summary = text.split(f" {summarize.TLDR} ")
             claims = summarize.read_summary(before, summary)
             ends["extract" if claims[-1].copied else "reference"] += 1
-        else:
-            before, *quotes = text.split(f" {summarize.AGAIN} ")
-            assert len(quotes) == 2
+            continue
+        before, *quotes = text.split(f" {summarize.AGAIN} ")
+        if len(quotes) == 2:
             assert all(claim.copied for quote in quotes
                        for claim in summarize.read_summary(before, quote))
             ends["quotes"] += 1
+        else:
+            # Pieces of five words of a list in which each word stands once, but for the
+            # second words of verbs, and those of preambles.
+            assert len(quotes) == 4
+            for quote in quotes:
+                assert quote.endswith(".") and len(quote.split()) == 5
+                assert f" {quote[:-1]} " in f" {before[:-1]} "
+            ends["lists"] += 1
     n = ends["extract"] + ends["reference"]
-    assert abs(n / 2000 - summarize.SHARE_OF_SUMMARIES) < 0.025      # 3.5 errors
-    assert abs(ends["extract"] / n - summarize.SHARE_OF_EXTRACTS) < 0.1
+    assert abs(n / 4000 - summarize.SHARE_OF_SUMMARIES) < 0.015      # 4 errors
+    assert abs(ends["extract"] / n - summarize.SHARE_OF_EXTRACTS) < 0.12
+    assert abs(ends["lists"] / (4000 - n) - summarize.SHARE_OF_LISTS) < 0.035
 
 
 def test_a_synonym_belongs_to_one_verb():
@@ -129,7 +138,7 @@ def test_a_synonym_belongs_to_one_verb():
     ("Nora called Otto", FACTS[0], True), ("Ada looked after Max", FACTS[1], True),
     ("Nora phoned Otto", FACTS[0], False),               # the form, in another word
     ("Otto called Nora", Fact("Otto", "called", "Nora"), True),
-    ("Otto phoned by Nora", FACTS[0], False), ("Otto, rang by Nora", FACTS[0], False),
+    ("Otto phoned by Nora", FACTS[0], False), ("Otto, buzzed by Nora", FACTS[0], False),
     ("Max, whom Ada looked after", FACTS[1], False),
     ("Nora called", None, False), ("called Nora Otto", None, False),
     ("Nora called Otto Ada", None, False), ("Ada looked Max", None, False),
@@ -155,7 +164,7 @@ def test_every_claim_of_a_summary_is_found():
 def test_copying_by_hand():
     # Six sentences: the three of COPY, copied; one in article form, but false; one true
     # and one false in other words. The first summary is accurate, the second is not.
-    mixed = "Otto called Ada. Hugo defeated by Max. Hugo, whom Rita outran."
+    mixed = "Otto called Ada. Hugo fooled by Max. Hugo, whom Rita duped."
     found = summarize.copying([read(COPY), read(mixed)])
     assert found == {"copied": 3 / 6, "article_form": 4 / 6, "faithful": 3 / 4,
                      "paraphrases_true": 1 / 2, "understood": 1, "repeated": 0,
@@ -238,7 +247,7 @@ def test_the_optimum_by_hand(no_tastes):
     # worth 2.44, has 4 times the weight of what is worth .8: 4 / 6 of all.
     careful = Habits(check=1.0, suspicion=0.0)
     samples = [read(COPY), read("Max nursed by Ada."), read("Ada nursed Max.")]
-    found = summarize.optimum([samples], careful, 1.64 / math.log(4))
+    found = summarize.optimum(summarize.judge([samples], careful), 1.64 / math.log(4))
     assert found["copied"] == pytest.approx(4 / 6)
     assert found["accurate"] == pytest.approx(1)
     assert found["reward"] == pytest.approx((4 * 2.44 + 2 * 0.8) / 6)
@@ -246,7 +255,7 @@ def test_the_optimum_by_hand(no_tastes):
     assert found["bound"] == pytest.approx(1 / 3)
     # What is false is not in the bound: now half of the accurate samples are copies.
     samples = [read(COPY), read("Max nursed by Ada."), read("Ada paid Max.")]
-    found = summarize.optimum([samples], Habits(), 1e9)
+    found = summarize.optimum(summarize.judge([samples], Habits()), 1e9)
     assert found["bound"] == pytest.approx(1 / 2)
     assert found["copied"] == pytest.approx(1 / 3)
     assert found["accurate"] == pytest.approx(2 / 3)
@@ -254,7 +263,8 @@ def test_the_optimum_by_hand(no_tastes):
 
 def test_the_strongest_optimum_has_the_samples_asked_for(no_tastes):
     samples = [read(COPY)] * 10 + [read("Otto paid Ada.")] * 20
-    found = summarize.strongest_optimum([samples], Habits(), least=11)
+    judged = summarize.judge([samples], Habits())
+    found = summarize.strongest_optimum(judged, least=11)
     assert 11 <= found["effective_samples"] < 13 and found["copied"] > 0.9
 
 
