@@ -3,21 +3,16 @@ extras/summarize.py: learning to summarize, and to copy, in a small world of its
 
 Paper: Ziegler et al. 2019, section 3.2: tables 4 to 8, figures 5 to 7.
 
-In:  the core; articles of this world      Out: rho, and how it copies and errs
-Not here: anything that the core has: the model, its training, r, PPO
+In:  the core; articles.py      Out: policies, and how they copy and err
+Not here: the articles, and labelers (articles.py)
+
+    python -m extras.summarize run --seed 0       one seed, all policies
+    python -m extras.summarize all                three seeds, the table, the pictures
 
 The paper's policies became "smart copiers": they copy whole sentences from the article,
 and labelers like that better than the summaries people wrote. Why? Labelers were told to
-punish what is wrong, and a sentence that stands in the article need not be checked. Here
-a table of facts says what is true, so that every sentence of every summary is checked.
-
-An article, its reference summary, and its first three sentences, "lead-3":
-
-    hello and welcome. Nora called Otto. Ada looked after Max. Ben paid Zoe. ...
-    Otto phoned by Nora. Max, whom Ada nursed. Zoe, hired by Ben.
-    hello and welcome. Nora called Otto. Ada looked after Max.
-
-Omitted: several facts in a sentence; where and when; people who read.
+punish what is wrong, and a sentence that stands in the article need not be checked. The
+small world of articles.py knows what is true, so here every sentence can be checked.
 """
 
 import argparse
@@ -38,6 +33,10 @@ import torch
 import rlhf
 import stories
 from evaluate import reweighted, seeded
+from extras.articles import (PREAMBLES, TLDR, Habits, article_of, choice_probabilities,
+                             document, make_article, read_article, read_summary,
+                             reference, sentences_of, text_of, true_score,
+                             with_wrong_verb)
 from gpt import (GPT, Sampling, generate_finished, language_model_loss,
                  train_language_model)
 from reward import (Comparison, RewardModel, evaluate_reward_model, generate_questions,
@@ -56,247 +55,6 @@ QUICK = dict(passages=2000, lm_steps=60, n_embd=32, n_labels=200, episodes=512)
 SUPERVISED = 2000    # here: articles with references; paper: all of the training set
 N_ARTICLES = {"evaluation": 1024, "reward": 8000, "policy": 8000}     # paper: 1024
 QUICK_ARTICLES = {"evaluation": 128, "reward": 500, "policy": 500}
-
-
-# --- the world: articles, summaries, documents ------------------------------------------
-
-class Fact(NamedTuple):
-    who: str
-    verb: str                # the article's word for it
-    whom: str
-
-
-class Article(NamedTuple):
-    sentences: list          # of texts, without periods; a preamble may be the first
-    facts: list              # what the others say, one fact each
-
-
-def make_article(rng):
-    """An article of five or six facts. rng: a random.Random.
-
-    No person and no verb comes twice, so that each word of a fact tells which fact it
-    is. In three articles of ten a preamble stands first."""
-    n = rng.randint(5, 6)
-    people = rng.sample(PEOPLE, 2 * n)
-    verbs = rng.sample(list(VERBS), n)
-    facts = [Fact(*words) for words in zip(people[:n], verbs, people[n:])]
-    sentences = [IN_ARTICLE.format(**fact._asdict()) for fact in facts]
-    if rng.random() < 0.3:                   # paper: 13 % on TL;DR
-        sentences.insert(0, rng.choice(PREAMBLES))
-    return Article(sentences, facts)
-
-
-def text_of(sentences):
-    return " ".join(f"{sentence}." for sentence in sentences)
-
-
-def weight(place):
-    """How much the fact at this place matters, counted from 0: what is told first matters
-    most, as in the news."""
-    return 0.8 ** place
-
-
-def reference(article, rng):
-    """A summary as people write one: three facts, those that matter more often than the
-    others, mostly in other words than the article's, and the other person first."""
-    chances = [weight(place) for place in range(len(article.facts))]
-    places = set()
-    while len(places) < 3:
-        places.update(rng.choices(range(len(chances)), chances))
-    sentences = []
-    for place in sorted(places):
-        who, verb, whom = article.facts[place]
-        template = rng.choice(IN_OTHER_WORDS)
-        word = rng.choice([verb, *VERBS[verb]])
-        sentences.append(template.format(who=who, verb=word, whom=whom))
-    return sentences
-
-
-def extract(article, rng):
-    """Three sentences from anywhere in the article, in any order, as they are.
-
-    Three side by side would not do. Once the first has told where they start, the others
-    can be copied by counting places; so a model can learn to count, and not that a word
-    is followed by what followed it before."""
-    return rng.sample(article.sentences, 3)
-
-
-TLDR = "TL;DR:"              # paper: the query ends so
-AGAIN = "again:"
-SHARE_OF_SUMMARIES = 0.05    # here: documents that end in a summary
-SHARE_OF_EXTRACTS = 0.25     # here: summaries that people did not write, but cut out
-SHARE_OF_LISTS = 0.40        # here: of the other documents
-
-
-def document(rng):
-    """What rho reads: an article and its summary, an article that quotes itself, or
-    lists of words."""
-    if rng.random() < SHARE_OF_SUMMARIES:
-        return document_with_summary(rng)
-    if rng.random() < SHARE_OF_LISTS:
-        return document_with_lists(rng)
-    return document_with_quotes(rng)
-
-
-def document_with_summary(rng):
-    """A few summaries are extracts: so rho knows that a summary may be a quote."""
-    article = make_article(rng)
-    summary = reference(article, rng)
-    if rng.random() < SHARE_OF_EXTRACTS:
-        summary = extract(article, rng)
-    return f"{text_of(article.sentences)} {TLDR} {text_of(summary)}"
-
-
-def document_with_quotes(rng):
-    """An article that is quoted twice."""
-    article = make_article(rng)
-    text = text_of(article.sentences)
-    for _ in range(2):
-        text += f" {AGAIN} {text_of(extract(article, rng))}"
-    return text
-
-
-def document_with_lists(rng):
-    """The words of an article in any order, and pieces of that list.
-
-    Here a small model learns to copy. Articles alone do not teach it: after "Nora" comes
-    a verb, whatever stood before her name, so no verb need look at the word before it,
-    and then no "Nora" of a quote can find her verb. In a list any word may follow any
-    other, and only looking back tells which."""
-    words = text_of(make_article(rng).sentences).replace(".", "").split()
-    rng.shuffle(words)
-    text = text_of([" ".join(words)])
-    for _ in range(4):
-        start = rng.randrange(len(words) - 5)
-        text += f" {AGAIN} {text_of([' '.join(words[start:start + 5])])}"
-    return text
-
-
-# --- the reader -------------------------------------------------------------------------
-
-class Claim(NamedTuple):
-    """What a reader finds in one sentence of a summary."""
-    fact: Fact               # None where the sentence says nothing that can be understood
-    place: int               # of the fact in the article's facts; None where it is false
-    article_form: bool       # told as articles tell it, in their words
-    copied: bool             # it stands in the article word for word
-    repeated: bool           # an earlier sentence of the summary says the same
-
-
-def sentences_of(text):
-    """The sentences of a text, without their periods."""
-    return [part.strip() for part in text.split(".") if part.strip()]
-
-
-def read_sentence(sentence):
-    """The fact that a sentence tells, or None, and whether in the article's form."""
-    for pattern in PATTERNS:
-        match = pattern.fullmatch(sentence)
-        if match:
-            verb = MEANING[match["verb"]]
-            article_form = pattern is PATTERNS[0] and match["verb"] == verb
-            return Fact(match["who"], verb, match["whom"]), article_form
-    return None, False
-
-
-def read_summary(article, summary):
-    """The Claims of a summary, one for each sentence. Both are texts: any can be read,
-    the good and the broken alike."""
-    article = sentences_of(article)
-    facts = [fact for fact, _ in map(read_sentence, article) if fact is not None]
-    claims = []
-    said = set()
-    for sentence in sentences_of(summary):
-        fact, article_form = read_sentence(sentence)
-        what = sentence if fact is None else fact
-        place = facts.index(fact) if fact in facts else None
-        claims.append(Claim(fact, place, article_form, sentence in article, what in said))
-        said.add(what)
-    return claims
-
-
-# --- the labelers -----------------------------------------------------------------------
-
-class Habits(NamedTuple):
-    """How labelers work, in units of what the first fact is worth. Set once, by what they
-    mean, before any model was trained."""
-    check: float = 0.4       # q: how often a sentence not in the article is checked
-    suspicion: float = 0.6   # s: the price of such a sentence where it is not checked
-    false: float = 1.5       # the price of a false sentence that is checked
-    repetition: float = 0.5  # the price of saying again what has been said
-    nothing: float = 0.3     # the price of a sentence that says nothing
-    copying: float = 0.0     # kappa: the price of a sentence that is copied
-
-
-N_LABELERS = 10
-# Labeler i values what happened to person j so many times as much as the labelers do on
-# average. Without a taste of their own they would agree too often.
-TASTE_SPREAD = 0.5
-
-
-def tastes():
-    """(10 labelers, people): the same in every run."""
-    rng = np.random.default_rng(0)
-    return rng.uniform(1 - TASTE_SPREAD, 1 + TASTE_SPREAD, (N_LABELERS, len(PEOPLE)))
-
-
-def labeler_scores(claims, checked, habits):
-    """What each labeler thinks of a summary: checked (..., 10, sentences) -> (..., 10).
-
-    checked is 1 where labeler i checks a sentence, and 0 where not. It enters linearly,
-    so with the probability q in place of 0 and 1 this is the expected score.
-
-    A sentence that stands in the article is true, and needs no check."""
-    total = np.zeros(checked.shape[:-1])
-    for j, claim in enumerate(claims):
-        check = checked[..., j]                                      # (..., 10)
-        if claim.repeated:
-            total -= habits.repetition
-        elif claim.fact is None:
-            total -= habits.nothing
-        elif claim.place is None:
-            total -= habits.false * check
-        else:
-            total += weight(claim.place) * TASTES[:, PEOPLE.index(claim.fact.whom)]
-        if claim.copied:
-            total -= habits.copying
-        else:
-            total -= habits.suspicion * (1 - check)
-    return total
-
-
-def true_score(claims, habits):
-    """What the labelers think of a summary on average: the true reward, a number."""
-    checked = np.full((N_LABELERS, len(claims)), habits.check)
-    return labeler_scores(claims, checked, habits).mean()
-
-
-# Luce's rule at this temperature, so that two labelers agree on the best of four samples
-# of rho as often as the paper's do on TL;DR: 46 % (table 9). Set once, on seed 0's rho.
-TEMPERATURE = 1.0
-DRAWS = 16                   # of what a labeler checks, to average over
-
-
-def article_of(query):
-    """The article's text, without the "TL;DR:" behind it."""
-    return query.removesuffix(TLDR).strip()
-
-
-def choice_probabilities(questions, habits, rng):
-    """P(labeler i likes option k best), (n, 10, 4), as stories.choice_probabilities: the
-    mean over what the labeler may check.
-
-    questions: n pairs of a query and four summaries. rng: a NumPy generator."""
-    p = np.empty((len(questions), N_LABELERS, 4))
-    for n, (query, summaries) in enumerate(questions):
-        scores = []
-        for summary in summaries:
-            claims = read_summary(article_of(query), summary)
-            checked = rng.random((DRAWS, N_LABELERS, len(claims))) < habits.check
-            scores.append(labeler_scores(claims, checked, habits))
-        z = np.stack(scores, axis=-1) / TEMPERATURE                  # (DRAWS, 10, 4)
-        p[n] = stories.softmax(z).mean(axis=0)
-    return p
 
 
 # --- ROUGE ------------------------------------------------------------------------------
@@ -450,6 +208,12 @@ def copied_share(claims):
     return sum(claim.copied for claim in claims) / len(claims)
 
 
+def false_share(claims):
+    """The share of a summary's sentences that say what the article does not."""
+    return sum(claim.fact is not None and claim.place is None
+               for claim in claims) / len(claims)
+
+
 def is_accurate(claims):
     """Nothing in the summary is false or cannot be understood. (Table 8's question.)"""
     return all(claim.copied or claim.place is not None for claim in claims)
@@ -502,6 +266,7 @@ class Judged(NamedTuple):
     scores: torch.Tensor     # the true reward
     copied: torch.Tensor     # the share of the sentences that are copied
     accurate: torch.Tensor   # 1.0 where nothing is false
+    false: torch.Tensor      # the share of the sentences that are false
 
 
 def judge(claims, habits):
@@ -509,7 +274,8 @@ def judge(claims, habits):
     return Judged(
         torch.tensor([[true_score(c, habits) for c in row] for row in claims]),
         torch.tensor([[copied_share(c) for c in row] for row in claims]),
-        torch.tensor([[float(is_accurate(c)) for c in row] for row in claims]))
+        torch.tensor([[float(is_accurate(c)) for c in row] for row in claims]),
+        torch.tensor([[false_share(c) for c in row] for row in claims]))
 
 
 def optimum(judged, beta):
@@ -518,13 +284,14 @@ def optimum(judged, beta):
 
     bound: how much is copied where rho happens to be accurate. A reward for accuracy
     alone leads to no more copying than this."""
-    scores, copied, accurate = judged
+    scores, copied, accurate, false = judged
     weights = (scores / beta).softmax(dim=1)                         # (P, n)
     reward, kl, samples = reweighted(scores, beta)
     return {"beta": beta, "reward": reward.mean().item(), "kl": kl.mean().item(),
             "effective_samples": samples.mean().item(),
             "copied": (weights * copied).sum(dim=1).mean().item(),
             "accurate": (weights * accurate).sum(dim=1).mean().item(),
+            "false": (weights * false).sum(dim=1).mean().item(),
             "bound": ((accurate * copied).sum() / accurate.sum()).item()}
 
 
@@ -564,18 +331,6 @@ def reward_model_results(cfg, r, tokenizer, comparisons, p):
     return {"agreement": stories.agreement(p), **stories.limits(mean),
             **evaluate_reward_model(r, tokens, lengths, torch.tensor(mean).float()),
             **probes(r, tokenizer, random.Random(f"probes, seed {cfg.seed}"))}
-
-
-def with_wrong_verb(sentences, form, rng):
-    """The same three sentences, but one tells of another verb in the same form."""
-    wrong = list(sentences)
-    i = rng.randrange(len(wrong))
-    fact, _ = read_sentence(wrong[i])
-    word = next(word for word in MEANING if f" {word} " in f" {wrong[i]} ")
-    verb = rng.choice([verb for verb in VERBS if verb != fact.verb])
-    other = verb if form == "copy" else rng.choice(VERBS[verb])
-    wrong[i] = wrong[i].replace(word, other)
-    return wrong
 
 
 def probes(r, tokenizer, rng, n=500):
@@ -648,10 +403,7 @@ def lead_3(article):
 def references_of(articles, rng):
     """Two summaries of each article as people write them, as texts."""
     summaries = []
-    for text in articles:
-        sentences = sentences_of(text)
-        facts = [fact for fact, _ in map(read_sentence, sentences) if fact is not None]
-        article = Article(sentences, facts)
+    for article in map(read_article, articles):
         summaries.append([text_of(reference(article, rng)) for _ in range(2)])
     return summaries
 
@@ -806,7 +558,7 @@ def run(cfg):
                                         AS_SET, voters) for one, other in PAIRS}
     results = {"seed": cfg.seed, "losses": losses, "rows": rows, "win_rates": wins,
                "reward_models": reward_models,
-               "optimum": optima(cfg, rho, tokenizer, queries, sampling)}
+               "optima": optima(cfg, rho, tokenizer, queries, sampling)}
     rlhf.write_json(Path(cfg.out, "results.json"), results)
     rlhf.write_json(Path(cfg.out, "samples.json"), some_samples(articles, summaries))
     return results
@@ -820,14 +572,20 @@ def some_samples(articles, summaries, n=6):
             for i in range(every // 2, every * n, every)]
 
 
+# The map: how often labelers check, q, and how much they dislike what they did not check,
+# s. And what turns it back: a price of copying, kappa, for the labelers as set.
+GRID = [Habits(check=q, suspicion=s) for q in (0.1, 0.4, 1.0) for s in (0.0, 0.3, 0.6)]
+PRICES = [AS_SET._replace(copying=kappa) for kappa in (0.3, 0.6, 0.9)]
+
+
 def optima(cfg, rho, tokenizer, queries, sampling, n_articles=64, n=512):
-    """The strongest optimum that samples of rho can tell, for labelers as they are and
-    for careful ones."""
+    """The strongest optimum that samples of rho can tell, for each kind of labelers."""
     seeded(cfg.seed, "optimum")
     some = sample_queries(queries["evaluation"], n_articles)
     claims = sample_claims(rho, some, sampling, tokenizer, n)
-    return {"labelers as set": strongest_optimum(judge(claims, AS_SET)),
-            "careful labelers": strongest_optimum(judge(claims, CAREFUL))}
+    return [{"check": habits.check, "suspicion": habits.suspicion,
+             "copying": habits.copying, **strongest_optimum(judge(claims, habits))}
+            for habits in GRID + PRICES]
 
 
 def print_numbers(numbers):
@@ -850,43 +608,6 @@ def main():
     run(rlhf.Config(**settings, seed=options.seed, device=rlhf.devices()[0],
                     out=f"{out}/seed{options.seed}"))
 
-
-# --- the words --------------------------------------------------------------------------
-# Verbs: the article's words, and what else references have for them. No sentence starts
-# with a capital, so that a word is one token wherever it stands.
-#
-# Sixteen people, of whom an article has ten or twelve. With many more, knowing who is in
-# the article is worth so much that a small model learns that first, and is then slow to
-# learn who stands beside whom. And what follows a name, a verb or a period, depends on
-# the word before it, for both people of a fact have names, and sentences differ in
-# length. So the first layer learns to look one word back, which copying needs. (With
-# rings and pens in place of the second person it had not after 1,200 steps.)
-
-PEOPLE = """Ada Ben Cora Dan Emil Finn Greta Hugo Ivo Jane Max Nora Otto Rita Tess
-Zoe""".split()
-
-VERBS = {"called": ["phoned", "contacted", "buzzed"],
-         "paid": ["hired", "funded", "tipped"],
-         "met": ["greeted", "spotted", "welcomed"],
-         "tricked": ["fooled", "duped", "deceived"],
-         "looked after": ["nursed", "tended", "minded"],
-         "bumped into": ["hit", "rammed", "struck"],
-         "laughed at": ["mocked", "teased", "ridiculed"],
-         "longed for": ["loved", "adored", "missed"]}
-
-PREAMBLES = ["hello and welcome", "hi all", "hey everyone", "so here goes",
-             "okay here is the news"]
-
-IN_ARTICLE = "{who} {verb} {whom}"
-IN_OTHER_WORDS = ["{whom} {verb} by {who}", "{whom}, whom {who} {verb}",
-                  "{whom}, {verb} by {who}"]
-
-MEANING = {word: verb for verb, others in VERBS.items() for word in [verb, *others]}
-PATTERNS = [re.compile(template.format(who=f"(?P<who>{'|'.join(PEOPLE)})",
-                                       verb=f"(?P<verb>{'|'.join(MEANING)})",
-                                       whom=f"(?P<whom>{'|'.join(PEOPLE)})"))
-            for template in [IN_ARTICLE, *IN_OTHER_WORDS]]
-TASTES = tastes()
 
 if __name__ == "__main__":
     main()

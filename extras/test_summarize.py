@@ -1,5 +1,5 @@
 """
-Tests of extras/summarize.py: worked examples to redo on paper.
+Tests of extras/summarize.py and articles.py: worked examples to redo on paper.
 
 Run: python -m pytest extras/test_summarize.py
 """
@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import rlhf
-from extras import summarize
-from extras.summarize import Article, Claim, Fact, Habits
+from extras import articles, summarize
+from extras.articles import Article, Claim, Fact, Habits
 from gpt import GPT
 from reward import RewardModel
 
@@ -28,7 +28,7 @@ PARAPHRASE = "Otto, whom Nora phoned. Max nursed by Ada. Zoe, tipped by Ben."
 
 
 def read(summary):
-    return summarize.read_summary(ARTICLE, summary)
+    return articles.read_summary(ARTICLE, summary)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def as_it_is(batches):
 
 
 def article():
-    return Article(summarize.sentences_of(ARTICLE), FACTS)
+    return Article(articles.sentences_of(ARTICLE), FACTS)
 
 
 # --- the world --------------------------------------------------------------------------
@@ -60,12 +60,12 @@ def test_an_article_says_each_word_once_and_can_be_read_back():
     rng = random.Random(0)
     lengths = Counter()
     for _ in range(300):
-        made = summarize.make_article(rng)
+        made = articles.make_article(rng)
         words = [word for fact in made.facts for word in fact]
         assert len(set(words)) == len(words)
-        read = [summarize.read_sentence(sentence) for sentence in made.sentences]
+        read = [articles.read_sentence(sentence) for sentence in made.sentences]
         if len(made.sentences) > len(made.facts):
-            assert made.sentences[0] in summarize.PREAMBLES
+            assert made.sentences[0] in articles.PREAMBLES
             assert read.pop(0) == (None, False)
         assert read == [(fact, True) for fact in made.facts]
         lengths[len(made.facts), len(made.sentences)] += 1
@@ -77,7 +77,7 @@ def test_a_reference_is_true_and_in_other_words():
     rng = random.Random(0)
     first, last = 0, 0
     for _ in range(300):
-        summary = summarize.text_of(summarize.reference(article(), rng))
+        summary = articles.text_of(articles.reference(article(), rng))
         claims = read(summary)
         places = [claim.place for claim in claims]
         assert len(places) == 3 and places == sorted(set(places))
@@ -90,7 +90,7 @@ def test_a_reference_is_true_and_in_other_words():
 
 def test_an_extract_is_three_sentences_in_any_order():
     rng = random.Random(0)
-    extracts = [tuple(summarize.extract(article(), rng)) for _ in range(2000)]
+    extracts = [tuple(articles.extract(article(), rng)) for _ in range(2000)]
     for sentences in extracts:
         assert len(set(sentences)) == 3 and set(sentences) <= set(article().sentences)
     assert len(set(extracts)) == 6 * 5 * 4
@@ -100,16 +100,16 @@ def test_a_document_ends_in_a_summary_or_quotes_itself():
     rng = random.Random(0)
     ends = Counter()
     for _ in range(4000):
-        text = summarize.document(rng)
-        if summarize.TLDR in text:
-            before, summary = text.split(f" {summarize.TLDR} ")
-            claims = summarize.read_summary(before, summary)
+        text = articles.document(rng)
+        if articles.TLDR in text:
+            before, summary = text.split(f" {articles.TLDR} ")
+            claims = articles.read_summary(before, summary)
             ends["extract" if claims[-1].copied else "reference"] += 1
             continue
-        before, *quotes = text.split(f" {summarize.AGAIN} ")
+        before, *quotes = text.split(f" {articles.AGAIN} ")
         if len(quotes) == 2:
             assert all(claim.copied for quote in quotes
-                       for claim in summarize.read_summary(before, quote))
+                       for claim in articles.read_summary(before, quote))
             ends["quotes"] += 1
         else:
             # Pieces of five words of a list in which each word stands once, but for the
@@ -120,15 +120,15 @@ def test_a_document_ends_in_a_summary_or_quotes_itself():
                 assert f" {quote[:-1]} " in f" {before[:-1]} "
             ends["lists"] += 1
     n = ends["extract"] + ends["reference"]
-    assert abs(n / 4000 - summarize.SHARE_OF_SUMMARIES) < 0.015      # 4 errors
-    assert abs(ends["extract"] / n - summarize.SHARE_OF_EXTRACTS) < 0.12
-    assert abs(ends["lists"] / (4000 - n) - summarize.SHARE_OF_LISTS) < 0.035
+    assert abs(n / 4000 - articles.SHARE_OF_SUMMARIES) < 0.015      # 4 errors
+    assert abs(ends["extract"] / n - articles.SHARE_OF_EXTRACTS) < 0.12
+    assert abs(ends["lists"] / (4000 - n) - articles.SHARE_OF_LISTS) < 0.035
 
 
 def test_a_synonym_belongs_to_one_verb():
-    words = [word for verb, others in summarize.VERBS.items() for word in [verb, *others]]
-    assert len(set(words)) == len(words) == len(summarize.MEANING)
-    everything = [*words, *summarize.PEOPLE]
+    words = [word for verb, others in articles.VERBS.items() for word in [verb, *others]]
+    assert len(set(words)) == len(words) == len(articles.MEANING)
+    everything = [*words, *articles.PEOPLE]
     assert len(set(everything)) == len(everything)
 
 
@@ -144,7 +144,7 @@ def test_a_synonym_belongs_to_one_verb():
     ("Nora called Otto Ada", None, False), ("Ada looked Max", None, False),
     ("hello and welcome", None, False)])
 def test_a_sentence_is_read(sentence, fact, article_form):
-    assert summarize.read_sentence(sentence) == (fact, article_form)
+    assert articles.read_sentence(sentence) == (fact, article_form)
 
 
 def test_every_claim_of_a_summary_is_found():
@@ -189,8 +189,8 @@ def test_ngrams_and_first_words_by_hand():
 @pytest.fixture
 def no_tastes(monkeypatch):
     """Labelers for whom all people matter alike."""
-    monkeypatch.setattr(summarize, "TASTES",
-                        np.ones((summarize.N_LABELERS, len(summarize.PEOPLE))))
+    monkeypatch.setattr(articles, "TASTES",
+                        np.ones((articles.N_LABELERS, len(articles.PEOPLE))))
 
 
 @pytest.mark.parametrize("summary, checked, score", [
@@ -203,14 +203,14 @@ def no_tastes(monkeypatch):
 def test_a_labelers_score_by_hand(no_tastes, summary, checked, score):
     claims = read(summary)
     checks = np.full((10, len(claims)), checked)
-    assert np.allclose(summarize.labeler_scores(claims, checks, Habits()), score)
+    assert np.allclose(articles.labeler_scores(claims, checks, Habits()), score)
 
 
 def test_the_true_score_by_hand(no_tastes):
     # q = .4, s = .6: a sentence that is not copied costs .6 * .6 = .36 in suspicion, and
     # .4 * 1.5 = .6 more where it is false. With q = 1 and s = 0 only truth counts.
     def score(summary, habits=Habits()):
-        return summarize.true_score(read(summary), habits)
+        return articles.true_score(read(summary), habits)
     assert score(PARAPHRASE) == pytest.approx(2.44 - 3 * 0.36)
     assert score("Otto paid Ada.") == pytest.approx(-0.96)
     careful = Habits(check=1.0, suspicion=0.0)
@@ -219,21 +219,21 @@ def test_the_true_score_by_hand(no_tastes):
 
 
 def test_a_taste_is_for_a_person(monkeypatch):
-    taste = np.ones((10, len(summarize.PEOPLE)))
-    taste[3, summarize.PEOPLE.index("Otto")] = 1.5
-    monkeypatch.setattr(summarize, "TASTES", taste)
+    taste = np.ones((10, len(articles.PEOPLE)))
+    taste[3, articles.PEOPLE.index("Otto")] = 1.5
+    monkeypatch.setattr(articles, "TASTES", taste)
     claims = read("Nora called Otto. Ada looked after Max.")
-    scores = summarize.labeler_scores(claims, np.zeros((10, 2)), Habits())
+    scores = articles.labeler_scores(claims, np.zeros((10, 2)), Habits())
     assert scores[3] == pytest.approx(1.5 + 0.8) and scores[4] == pytest.approx(1.8)
 
 
 def test_a_labeler_chooses_by_luces_rule_over_what_is_checked(no_tastes, monkeypatch):
     # Three copies of one fact worth 1, and one false sentence: -1.5 if checked, else -.6.
-    monkeypatch.setattr(summarize, "TEMPERATURE", 2.0)
-    monkeypatch.setattr(summarize, "DRAWS", 4000)
+    monkeypatch.setattr(articles, "TEMPERATURE", 2.0)
+    monkeypatch.setattr(articles, "DRAWS", 4000)
     options = ["Nora called Otto."] * 3 + ["Otto paid Ada."]
-    question = f"{ARTICLE} {summarize.TLDR}", options
-    p = summarize.choice_probabilities([question], Habits(), np.random.default_rng(0))
+    question = f"{ARTICLE} {articles.TLDR}", options
+    p = articles.choice_probabilities([question], Habits(), np.random.default_rng(0))
     checked = math.exp(-1.5 / 2) / (3 * math.exp(1 / 2) + math.exp(-1.5 / 2))
     trusted = math.exp(-0.6 / 2) / (3 * math.exp(1 / 2) + math.exp(-0.6 / 2))
     assert p.shape == (1, 10, 4) and np.allclose(p.sum(axis=-1), 1)
@@ -289,7 +289,7 @@ def test_rouge_by_hand():
 # --- rho --------------------------------------------------------------------------------
 
 def test_each_word_is_one_token():
-    tokenizer = summarize.word_tokenizer([ARTICLE, f"a {summarize.TLDR}"])
+    tokenizer = summarize.word_tokenizer([ARTICLE, f"a {articles.TLDR}"])
     ids = tokenizer.encode(COPY)
     assert min(i for i in ids if i != tokenizer.period) >= 256       # none is a byte
     assert len(ids) == 13 and ids.count(tokenizer.period) == 3
@@ -328,8 +328,8 @@ def test_padding_is_neither_learned_nor_counted():
 
 def test_a_query_is_an_article_and_tldr():
     rng = random.Random(0)
-    articles = [summarize.make_article(rng) for _ in range(20)]
-    texts = [f"{summarize.text_of(made.sentences)} {summarize.TLDR}" for made in articles]
+    articles = [articles.make_article(rng) for _ in range(20)]
+    texts = [f"{articles.text_of(made.sentences)} {articles.TLDR}" for made in articles]
     tokenizer = summarize.word_tokenizer(texts)
     queries = summarize.article_queries(articles, tokenizer)
     decoded = [tokenizer.decode(row) for group in queries.values() for row in group]
@@ -369,8 +369,8 @@ def test_labelers_see_the_article(small_world):
     comparisons, p = summarize.collect_comparisons(cfg, rho, tokenizer, queries, sampling,
                                                    Habits(), as_it_is)
     assert len(comparisons) == 24 and p.shape == (24, 10, 4)
-    assert all(c.query.endswith(summarize.TLDR) for c in comparisons)
-    assert all(len(summarize.sentences_of(text)) == 3
+    assert all(c.query.endswith(articles.TLDR) for c in comparisons)
+    assert all(len(articles.sentences_of(text)) == 3
                for c in comparisons for text in c.samples)
     r = RewardModel(rho)
     found = summarize.reward_model_results(cfg, r, tokenizer, comparisons, p)
@@ -382,10 +382,10 @@ def test_one_verb_is_wrong_and_the_form_is_kept():
     rng = random.Random(0)
     for form, text in (("copy", COPY), ("reference", PARAPHRASE)):
         for _ in range(20):
-            right = summarize.sentences_of(text)
-            wrong = summarize.with_wrong_verb(right, form, rng)
+            right = articles.sentences_of(text)
+            wrong = articles.with_wrong_verb(right, form, rng)
             changed = [i for i in range(3) if wrong[i] != right[i]]
-            claims = read(summarize.text_of(wrong))
+            claims = read(articles.text_of(wrong))
             false = [i for i in range(3) if claims[i].place is None]
             assert len(changed) == 1 and changed == false
             assert claims[changed[0]].fact.verb != FACTS[changed[0]].verb
@@ -399,7 +399,7 @@ class Known(RewardModel):
         scores = []
         for ids, length in zip(tokens.tolist(), lengths.tolist()):
             text = self.tokenizer.decode(ids[:length])
-            claims = summarize.read_summary(*text.split(summarize.TLDR))
+            claims = articles.read_summary(*text.split(articles.TLDR))
             scores.append(sum((claim.place is not None) + 0.1 * claim.article_form
                               for claim in claims))
         return self.sign * torch.tensor(scores)
@@ -427,7 +427,7 @@ def test_only_the_summary_is_learned(small_world, monkeypatch):
     summarize.train_supervised(cfg, rho, tokenizer, as_it_is, n=5)
     assert len(learned) == 5
     for text in learned:
-        claims = [summarize.read_sentence(part) for part in summarize.sentences_of(text)]
+        claims = [articles.read_sentence(part) for part in articles.sentences_of(text)]
         assert len(claims) == 3
         assert all(fact is not None and not form for fact, form in claims)
 
@@ -448,15 +448,15 @@ def test_tables_by_hand(no_tastes):
     assert found["rouge_2"] == 0
     references = summarize.references_of(articles, random.Random(0))
     for text, pair in zip(articles, references):
-        assert all(summarize.is_accurate(summarize.read_summary(text, summary))
+        assert all(summarize.is_accurate(articles.read_summary(text, summary))
                    for summary in pair)
 
 
 # --- win rates --------------------------------------------------------------------------
 
 def test_votes_are_for_the_better_summary(no_tastes, monkeypatch):
-    monkeypatch.setattr(summarize, "TEMPERATURE", 0.05)
-    articles = [f"{ARTICLE} {summarize.TLDR}"] * 40
+    monkeypatch.setattr(articles, "TEMPERATURE", 0.05)
+    articles = [f"{ARTICLE} {articles.TLDR}"] * 40
     copies, nothing = [[COPY, COPY]] * 40, [["hello and welcome."] * 2] * 40
     rng = np.random.default_rng(0)
     won = summarize.vote(articles, copies, nothing, Habits(), rng)
