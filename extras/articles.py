@@ -89,9 +89,9 @@ def extract(article, rng):
 
 TLDR = "TL;DR:"              # paper: the query ends so
 AGAIN = "again:"
-SHARE_OF_SUMMARIES = 0.04    # here: documents that end in a summary
+SHARE_OF_SUMMARIES = 0.05    # here: documents that end in a summary
 SHARE_OF_EXTRACTS = 0.12     # here: summaries that people did not write, but cut out
-SHARE_OF_LISTS = 0.40        # here: of the other documents
+SHARE_OF_LISTS = 0.50        # here: of the other documents
 
 
 def document(rng):

@@ -37,6 +37,9 @@ from extras.articles import (PREAMBLES, TLDR, Habits, article_of, choice_probabi
                              document, make_article, read_article, read_summary,
                              reference, sentences_of, text_of, true_score,
                              with_wrong_verb)
+from extras.paper import five_digits
+from extras.paper_results import RESULTS
+from extras.summarize_results import tell
 from gpt import (GPT, Sampling, generate_finished, language_model_loss,
                  train_language_model)
 from reward import (Comparison, RewardModel, evaluate_reward_model, generate_questions,
@@ -50,11 +53,15 @@ from text import (SPLIT_PATTERN, Tokenizer, collate, decode_responses, query_bat
 # here: all of them, of rlhf.Config. What is not named is as it is there.
 SETTINGS = dict(passages=60000, lm_steps=4000, lm_batch=32, lm_lr=3e-3, n_embd=128,
                 response_length=21, temperature=0.7,             # paper: 75 tokens; 0.7
-                n_labels=5000, reward_lr=5e-4, kl_target=0, beta=0.1)  # paper: 0.03, 0.1
-QUICK = dict(passages=2000, lm_steps=60, n_embd=32, n_labels=200, episodes=512)
+                optimum_queries=64,
+                n_labels=5000, reward_lr=5e-4, episodes=8192,
+                kl_target=0, beta=0.1)       # paper: beta is fixed, 0.03 and 0.1
+QUICK = dict(quick=True, passages=2000, lm_steps=60, n_embd=32, n_labels=200,
+             episodes=512, optimum_queries=8, optimum_samples=64)
 SUPERVISED = 2000    # here: articles with references; paper: all of the training set
 N_ARTICLES = {"evaluation": 1024, "reward": 8000, "policy": 8000}     # paper: 1024
-QUICK_ARTICLES = {"evaluation": 128, "reward": 500, "policy": 500}
+QUICK_ARTICLES = {"evaluation": 64, "reward": 300, "policy": 300}
+SEEDS = 3
 
 
 # --- ROUGE ------------------------------------------------------------------------------
@@ -134,11 +141,12 @@ def article_queries(articles, tokenizer):
     return {length: torch.tensor(queries[length]) for length in sorted(queries)}
 
 
-def make_queries(seed, tokenizer):
+def make_queries(cfg, tokenizer):
     """New articles for each part of a run, {part: {length: (n, length)}}."""
-    rng = random.Random(f"queries, seed {seed}")
+    rng = random.Random(f"queries, seed {cfg.seed}")
+    n_articles = QUICK_ARTICLES if cfg.quick else N_ARTICLES
     return {part: article_queries([make_article(rng) for _ in range(n)], tokenizer)
-            for part, n in N_ARTICLES.items()}
+            for part, n in n_articles.items()}
 
 
 def pretrain(cfg, progress):
@@ -146,7 +154,7 @@ def pretrain(cfg, progress):
     rng = random.Random(f"documents, seed {cfg.seed}")
     documents = [document(rng) for _ in range(cfg.passages)]
     tokenizer = word_tokenizer(documents)
-    queries = make_queries(cfg.seed, tokenizer)
+    queries = make_queries(cfg, tokenizer)
     longest = max(len(tokenizer.encode(text)) for text in documents)
     query_max = max(max(part) for part in queries.values())
     block_size = max(longest, query_max + cfg.response_length)
@@ -205,17 +213,20 @@ def sample_claims(model, queries, sampling, tokenizer, n=1):
 
 def copied_share(claims):
     """The share of a summary's sentences that are copied."""
-    return sum(claim.copied for claim in claims) / len(claims)
+    return sum(claim.copied for claim in claims) / max(len(claims), 1)
 
 
 def false_share(claims):
     """The share of a summary's sentences that say what the article does not."""
-    return sum(claim.fact is not None and claim.place is None
-               for claim in claims) / len(claims)
+    false = sum(claim.fact is not None and claim.place is None for claim in claims)
+    return false / max(len(claims), 1)
 
 
 def is_accurate(claims):
-    """Nothing in the summary is false or cannot be understood. (Table 8's question.)"""
+    """The summary says something, and nothing in it is false or cannot be understood.
+    (Table 8's question.)"""
+    if not claims:
+        return False
     return all(claim.copied or claim.place is not None for claim in claims)
 
 
@@ -308,13 +319,10 @@ def strongest_optimum(judged, least=20):
 
 # --- r ----------------------------------------------------------------------------------
 
-def collect_comparisons(cfg, rho, tokenizer, queries, sampling, habits, progress):
-    """As rlhf.collect_comparisons, but these labelers see the article as well. Returns
-    the Comparisons, and how likely each option was to be chosen, (n, 10, 4)."""
-    rng = seeded(cfg.seed, "labels")
-    n = cfg.n_labels + cfg.n_labels // 5
-    questions = generate_questions([rho], queries["reward"], n, sampling, tokenizer,
-                                   progress)
+def label(questions, habits, rng):
+    """Questions with the choice of one of ten labelers, as Comparisons; and how likely
+    each option was to be chosen, (n, 10, 4). As stories' labelers, but they see the
+    article."""
     p = choice_probabilities(questions, habits, rng)
     best = stories.choose(p, rng)[:, 0]
     comparisons = [Comparison(query, samples, int(b))
@@ -322,10 +330,9 @@ def collect_comparisons(cfg, rho, tokenizer, queries, sampling, habits, progress
     return comparisons, p
 
 
-def reward_model_results(cfg, r, tokenizer, comparisons, p):
-    """r on the comparisons that it was not trained on, beside the best that anybody could
-    do, and what the probes say."""
-    held_out, p = comparisons[cfg.n_labels:], p[cfg.n_labels:]
+def reward_model_results(cfg, r, tokenizer, held_out, p):
+    """r on comparisons that it was not trained on, beside the best that anybody could do,
+    and what the probes say."""
     tokens, lengths, _ = collate(held_out, tokenizer, r.trunk.shape["block_size"])
     mean = p.mean(axis=1)                                            # (n, 4)
     return {"agreement": stories.agreement(p), **stories.limits(mean),
@@ -446,22 +453,36 @@ def vote(articles, ours, theirs, habits, rng):
 
 # --- a run ------------------------------------------------------------------------------
 
-class Arm(NamedTuple):
-    """A policy: who labeled for its r, how often, and the model it starts from. That is
-    also the one that its KL is measured to."""
-    habits: Habits
-    n_labels: int            # paper: 60k, 30k, 15k
-    start: str = "zero-shot"
-
-
 AS_SET = Habits()
 CAREFUL = Habits(check=1.0, suspicion=0.0)           # check everything: truth counts
-FULL = SETTINGS["n_labels"]
-ARMS = {"RL": Arm(AS_SET, FULL),
-        "RL, 1/2 of the labels": Arm(AS_SET, FULL // 2),
-        "RL, 1/4 of the labels": Arm(AS_SET, FULL // 4),
-        "supervised + RL": Arm(AS_SET, FULL, "supervised"),
-        "RL, careful labelers": Arm(CAREFUL, FULL)}
+
+
+class Arm(NamedTuple):
+    """How a policy comes about. By name: the model it starts from, which is also the one
+    that its KL is measured to; the policy whose r it takes, if not one of its own; the
+    policy that half of its labels are about, where they are online."""
+    habits: Habits = AS_SET
+    share_of_labels: float = 1.0
+    start: str = "zero-shot"
+    r_of: str = ""
+    online: str = ""
+
+
+ARMS = {"RL": Arm(),
+        "RL, 1/2 of the labels": Arm(share_of_labels=1 / 2),     # paper: 60k, 30k, 15k
+        "RL, 1/4 of the labels": Arm(share_of_labels=1 / 4),
+        "supervised + RL": Arm(start="supervised", r_of="RL"),
+        "RL, careful labelers": Arm(habits=CAREFUL),
+        "RL, online labels": Arm(online="RL, 1/2 of the labels")}
+
+
+class World(NamedTuple):
+    """What all policies of a seed share. cfg.out holds it, and a folder for each."""
+    cfg: rlhf.Config
+    rho: GPT
+    tokenizer: Tokenizer
+    queries: dict            # {part: {length: (n, length)}}
+    sampling: Sampling
 
 
 def sampling_of(cfg, tokenizer):
@@ -469,85 +490,119 @@ def sampling_of(cfg, tokenizer):
     return Sampling(cfg.response_length, cfg.temperature, truncate)
 
 
-def load_or_pretrain(cfg):
-    """rho, its tokenizer and queries, and its losses."""
+def load_or_make_world(cfg):
+    """The World, and rho's losses."""
     path = Path(cfg.out, "rho.pt")
     if not path.exists():
         with rlhf.stage(cfg, "language_model") as progress:
             rlhf.save_rho(path, *pretrain(cfg, progress))
-    return rlhf.load_rho(path, cfg.device)
+    rho, tokenizer, queries, losses = rlhf.load_rho(path, cfg.device)
+    return World(cfg, rho, tokenizer, queries, sampling_of(cfg, tokenizer)), losses
 
 
-def load_or_train_supervised(cfg, rho, tokenizer):
-    path = Path(cfg.out, "supervised.pt")
-    if path.exists():
-        return rlhf.load(copy.deepcopy(rho), path, "policy")
-    seeded(cfg.seed, "supervised")
-    model = train_supervised(cfg, rho, tokenizer, rlhf.Progress("supervised"))
-    rlhf.save(path, policy=model.state_dict())
-    return model
-
-
-def load_or_train_reward(cfg, arm, rho, tokenizer, queries, sampling):
-    """r of an arm, and what is known of it. All arms of a seed have the same questions,
-    and the fewer labels are the first of the many."""
-    path = Path(cfg.out, "reward.pt")
+def load_or_train_supervised(world):
+    path = Path(world.cfg.out, "supervised.pt")
     if not path.exists():
-        with rlhf.stage(cfg, "labels") as progress:
-            comparisons, p = collect_comparisons(cfg, rho, tokenizer, queries, sampling,
-                                                 arm.habits, progress)
-        with rlhf.stage(cfg, "reward_model") as progress:
-            r = rlhf.train_reward(cfg, rho, tokenizer, comparisons[:arm.n_labels],
-                                  queries["reward"], sampling, progress)
-        found = reward_model_results(cfg, r, tokenizer, comparisons, p)
-        rlhf.write_json(Path(cfg.out, "reward.json"), found)
+        seeded(world.cfg.seed, "supervised")
+        progress = rlhf.Progress("supervised")
+        model = train_supervised(world.cfg, world.rho, world.tokenizer, progress)
+        rlhf.save(path, policy=model.state_dict())
+    return load_policy(world, path)
+
+
+def load_policy(world, path):
+    return rlhf.load(copy.deepcopy(world.rho), path, "policy")
+
+
+def folder_of(world, name):
+    """A policy's folder. Its name may not have a / in it."""
+    folder = Path(world.cfg.out, name.replace("/", " of "))
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def load_or_ask(world, model, n, path):
+    """n questions about a model's samples, (query, four summaries) as texts."""
+    if not path.exists():
+        with rlhf.stage(world.cfg, "labels") as progress:
+            questions = generate_questions([model], world.queries["reward"], n,
+                                           world.sampling, world.tokenizer, progress)
+        rlhf.write_json(path, {"questions": questions})
+    return rlhf.read_json(path)["questions"]
+
+
+def questions_of(world, name, models):
+    """What the r of this policy learns from, and what it is measured on. That is the same
+    for all policies of a seed, and the fewer questions are the first of the many."""
+    arm, n = ARMS[name], world.cfg.n_labels
+    about_rho = load_or_ask(world, world.rho, n + n // 5,
+                            Path(world.cfg.out, "questions.json"))
+    learned = about_rho[:int(arm.share_of_labels * n)]
+    if arm.online:
+        path = folder_of(world, name) / "questions.json"
+        about_pi = load_or_ask(world, models[arm.online], n - n // 2, path)
+        learned = about_rho[:n // 2] + about_pi
+    return learned, about_rho[n:]
+
+
+def load_or_train_reward(world, name, models):
+    """The r of a policy. What is known of it is in reward.json."""
+    folder = folder_of(world, name)
+    path = folder / "reward.pt"
+    if not path.exists():
+        learned, held_out = questions_of(world, name, models)
+        rng = seeded(world.cfg.seed, "choices")
+        learned, _ = label(learned, ARMS[name].habits, rng)
+        held_out, p = label(held_out, ARMS[name].habits, rng)
+        with rlhf.stage(world.cfg, "reward_model") as progress:
+            r = rlhf.train_reward(world.cfg, world.rho, world.tokenizer, learned,
+                                  world.queries["reward"], world.sampling, progress)
+        found = reward_model_results(world.cfg, r, world.tokenizer, held_out, p)
+        rlhf.write_json(folder / "reward.json", found)
         rlhf.save(path, reward=r.state_dict())
-    return rlhf.load(RewardModel(rho), path, "reward")
+    return rlhf.load(RewardModel(world.rho), path, "reward")
 
 
-def load_or_train_policy(cfg, arm, rho, supervised, tokenizer, queries, sampling):
-    """An arm's policy, a GPT: labels, r, PPO, each kept in cfg.out."""
-    Path(cfg.out).mkdir(exist_ok=True)
-    path = Path(cfg.out, "policy.pt")
-    start = supervised if arm.start == "supervised" else rho
+def load_or_train_policy(world, name, models):
+    """A policy, a GPT: labels, r and PPO."""
+    arm = ARMS[name]
+    folder = folder_of(world, name)
+    path = folder / "policy.pt"
     if not path.exists():
-        r = load_or_train_reward(cfg, arm, rho, tokenizer, queries, sampling)
+        r = load_or_train_reward(world, arm.r_of or name, models)
+        cfg = dataclasses.replace(world.cfg, out=str(folder))
         with rlhf.stage(cfg, "policy") as progress:
-            pi = rlhf.train_policy(cfg, start, learned_reward(r, sampling), None,
-                                   queries["policy"], sampling, progress)
+            pi = rlhf.train_policy(cfg, models[arm.start],
+                                   learned_reward(r, world.sampling), None,
+                                   world.queries["policy"], world.sampling, progress)
         rlhf.save(path, policy=pi.trunk.state_dict())
-    return rlhf.load(copy.deepcopy(rho), path, "policy")
+    return load_policy(world, path)
 
 
-# Table 5's pairs.
+# Table 5's pairs, and careful labelers' policy.
 PAIRS = [("RL", "zero-shot"), ("RL", "supervised"), ("RL", "lead-3"),
          ("RL", "supervised + RL"), ("RL", "RL, 1/2 of the labels"),
-         ("RL", "RL, 1/4 of the labels"), ("RL", "reference"), ("lead-3", "supervised"),
-         ("lead-3", "reference"), ("lead-3", "supervised + RL"),
-         ("RL, careful labelers", "zero-shot"), ("RL", "RL, careful labelers")]
+         ("RL", "RL, 1/4 of the labels"), ("RL, online labels", "RL"),
+         ("RL", "reference"), ("lead-3", "supervised"), ("lead-3", "reference"),
+         ("lead-3", "supervised + RL"), ("RL, careful labelers", "zero-shot"),
+         ("RL", "RL, careful labelers")]
 
 
 def run(cfg):
-    """One seed: rho, the baselines, every arm, and all that is counted, in
-    results.json."""
+    """One seed: rho, the baselines, every policy, and all that is counted, in
+    results.json. What is there from an earlier run is not made again."""
     Path(cfg.out).mkdir(parents=True, exist_ok=True)
-    rho, tokenizer, queries, losses = load_or_pretrain(cfg)
-    sampling = sampling_of(cfg, tokenizer)
-    supervised = load_or_train_supervised(cfg, rho, tokenizer)
-    models = {"zero-shot": rho, "supervised": supervised}
-    reward_models = {}
-    for name, arm in ARMS.items():
-        folder = Path(cfg.out, name.replace("/", " of "))
-        of_arm = dataclasses.replace(cfg, out=str(folder))
-        models[name] = load_or_train_policy(of_arm, arm, rho, supervised, tokenizer,
-                                            queries, sampling)
-        reward_models[name] = rlhf.read_json(folder / "reward.json")
+    world, losses = load_or_make_world(cfg)
+    models = {"zero-shot": world.rho, "supervised": load_or_train_supervised(world)}
+    for name in ARMS:
+        models[name] = load_or_train_policy(world, name, models)
 
     seeded(cfg.seed, "evaluation")
-    articles = articles_of(queries["evaluation"], tokenizer)
+    queries = world.queries["evaluation"]
+    articles = articles_of(queries, world.tokenizer)
     rng = random.Random(f"references, seed {cfg.seed}")
     references = references_of(articles, rng)
-    summaries = {name: summaries_by(model, queries["evaluation"], sampling, tokenizer)
+    summaries = {name: summaries_by(model, queries, world.sampling, world.tokenizer)
                  for name, model in models.items()}
     summaries["lead-3"] = [[lead_3(article)] * 2 for article in articles]
     summaries["reference"] = references_of(articles, rng)
@@ -556,11 +611,12 @@ def run(cfg):
     voters = seeded(cfg.seed, "votes")
     wins = {f"{one} over {other}": vote(articles, summaries[one], summaries[other],
                                         AS_SET, voters) for one, other in PAIRS}
+    rewards = {name: rlhf.read_json(folder_of(world, name) / "reward.json")
+               for name, arm in ARMS.items() if not arm.r_of}
     results = {"seed": cfg.seed, "losses": losses, "rows": rows, "win_rates": wins,
-               "reward_models": reward_models,
-               "optima": optima(cfg, rho, tokenizer, queries, sampling)}
+               "reward_models": rewards, "optima": optima(world),
+               "samples": some_samples(articles, summaries)}
     rlhf.write_json(Path(cfg.out, "results.json"), results)
-    rlhf.write_json(Path(cfg.out, "samples.json"), some_samples(articles, summaries))
     return results
 
 
@@ -578,35 +634,41 @@ GRID = [Habits(check=q, suspicion=s) for q in (0.1, 0.4, 1.0) for s in (0.0, 0.3
 PRICES = [AS_SET._replace(copying=kappa) for kappa in (0.3, 0.6, 0.9)]
 
 
-def optima(cfg, rho, tokenizer, queries, sampling, n_articles=64, n=512):
+def optima(world):
     """The strongest optimum that samples of rho can tell, for each kind of labelers."""
-    seeded(cfg.seed, "optimum")
-    some = sample_queries(queries["evaluation"], n_articles)
-    claims = sample_claims(rho, some, sampling, tokenizer, n)
+    seeded(world.cfg.seed, "optimum")
+    some = sample_queries(world.queries["evaluation"], world.cfg.optimum_queries)
+    claims = sample_claims(world.rho, some, world.sampling, world.tokenizer,
+                           world.cfg.optimum_samples)
     return [{"check": habits.check, "suspicion": habits.suspicion,
              "copying": habits.copying, **strongest_optimum(judge(claims, habits))}
             for habits in GRID + PRICES]
 
 
-def print_numbers(numbers):
-    for name, number in numbers.items():
-        print(f"  {name:<30}{number:8.3f}")
+def config_of(seed, quick):
+    settings, home = SETTINGS, "out/summarize"
+    if quick:
+        settings, home = {**SETTINGS, **QUICK}, "out/summarize-quick"
+    return rlhf.Config(**settings, seed=seed, device=rlhf.devices()[0],
+                       out=f"{home}/seed{seed}")
 
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m extras.summarize")
-    parser.add_argument("command", choices=["run"])
+    parser.add_argument("command", choices=["run", "all", "results"])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="in miniature, no result")
     options = parser.parse_args()
-    settings = SETTINGS
-    out = "out/summarize"
+    if options.command == "run":
+        run(config_of(options.seed, options.quick))
+        return
+    folder = RESULTS
     if options.quick:
-        settings = SETTINGS | QUICK
-        out = "out/summarize-quick"
-        N_ARTICLES.update(QUICK_ARTICLES)
-    run(rlhf.Config(**settings, seed=options.seed, device=rlhf.devices()[0],
-                    out=f"{out}/seed{options.seed}"))
+        folder = Path("out/summarize-quick")
+    if options.command == "all":
+        seeds = [run(config_of(seed, options.quick)) for seed in range(SEEDS)]
+        rlhf.write_json(folder / "summaries.json", five_digits({"seeds": seeds}))
+    tell(folder)
 
 
 if __name__ == "__main__":

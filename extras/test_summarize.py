@@ -7,16 +7,19 @@ Run: python -m pytest extras/test_summarize.py
 import math
 import random
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import rlhf
-from extras import articles, summarize
+from extras import articles as world
+from extras import summarize
 from extras.articles import Article, Claim, Fact, Habits
+from extras.summarize_results import percent, tell
 from gpt import GPT
-from reward import RewardModel
+from reward import RewardModel, generate_questions
 
 FACTS = [Fact("Nora", "called", "Otto"), Fact("Ada", "looked after", "Max"),
          Fact("Ben", "paid", "Zoe"), Fact("Rita", "tricked", "Hugo"),
@@ -28,7 +31,7 @@ PARAPHRASE = "Otto, whom Nora phoned. Max nursed by Ada. Zoe, tipped by Ben."
 
 
 def read(summary):
-    return articles.read_summary(ARTICLE, summary)
+    return world.read_summary(ARTICLE, summary)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +54,7 @@ def as_it_is(batches):
 
 
 def article():
-    return Article(articles.sentences_of(ARTICLE), FACTS)
+    return Article(world.sentences_of(ARTICLE), FACTS)
 
 
 # --- the world --------------------------------------------------------------------------
@@ -60,12 +63,12 @@ def test_an_article_says_each_word_once_and_can_be_read_back():
     rng = random.Random(0)
     lengths = Counter()
     for _ in range(300):
-        made = articles.make_article(rng)
+        made = world.make_article(rng)
         words = [word for fact in made.facts for word in fact]
         assert len(set(words)) == len(words)
-        read = [articles.read_sentence(sentence) for sentence in made.sentences]
+        read = [world.read_sentence(sentence) for sentence in made.sentences]
         if len(made.sentences) > len(made.facts):
-            assert made.sentences[0] in articles.PREAMBLES
+            assert made.sentences[0] in world.PREAMBLES
             assert read.pop(0) == (None, False)
         assert read == [(fact, True) for fact in made.facts]
         lengths[len(made.facts), len(made.sentences)] += 1
@@ -77,7 +80,7 @@ def test_a_reference_is_true_and_in_other_words():
     rng = random.Random(0)
     first, last = 0, 0
     for _ in range(300):
-        summary = articles.text_of(articles.reference(article(), rng))
+        summary = world.text_of(world.reference(article(), rng))
         claims = read(summary)
         places = [claim.place for claim in claims]
         assert len(places) == 3 and places == sorted(set(places))
@@ -90,7 +93,7 @@ def test_a_reference_is_true_and_in_other_words():
 
 def test_an_extract_is_three_sentences_in_any_order():
     rng = random.Random(0)
-    extracts = [tuple(articles.extract(article(), rng)) for _ in range(2000)]
+    extracts = [tuple(world.extract(article(), rng)) for _ in range(2000)]
     for sentences in extracts:
         assert len(set(sentences)) == 3 and set(sentences) <= set(article().sentences)
     assert len(set(extracts)) == 6 * 5 * 4
@@ -100,16 +103,16 @@ def test_a_document_ends_in_a_summary_or_quotes_itself():
     rng = random.Random(0)
     ends = Counter()
     for _ in range(4000):
-        text = articles.document(rng)
-        if articles.TLDR in text:
-            before, summary = text.split(f" {articles.TLDR} ")
-            claims = articles.read_summary(before, summary)
+        text = world.document(rng)
+        if world.TLDR in text:
+            before, summary = text.split(f" {world.TLDR} ")
+            claims = world.read_summary(before, summary)
             ends["extract" if claims[-1].copied else "reference"] += 1
             continue
-        before, *quotes = text.split(f" {articles.AGAIN} ")
+        before, *quotes = text.split(f" {world.AGAIN} ")
         if len(quotes) == 2:
             assert all(claim.copied for quote in quotes
-                       for claim in articles.read_summary(before, quote))
+                       for claim in world.read_summary(before, quote))
             ends["quotes"] += 1
         else:
             # Pieces of five words of a list in which each word stands once, but for the
@@ -120,15 +123,15 @@ def test_a_document_ends_in_a_summary_or_quotes_itself():
                 assert f" {quote[:-1]} " in f" {before[:-1]} "
             ends["lists"] += 1
     n = ends["extract"] + ends["reference"]
-    assert abs(n / 4000 - articles.SHARE_OF_SUMMARIES) < 0.015      # 4 errors
-    assert abs(ends["extract"] / n - articles.SHARE_OF_EXTRACTS) < 0.12
-    assert abs(ends["lists"] / (4000 - n) - articles.SHARE_OF_LISTS) < 0.035
+    assert abs(n / 4000 - world.SHARE_OF_SUMMARIES) < 0.015      # 4 errors
+    assert abs(ends["extract"] / n - world.SHARE_OF_EXTRACTS) < 0.12
+    assert abs(ends["lists"] / (4000 - n) - world.SHARE_OF_LISTS) < 0.035
 
 
 def test_a_synonym_belongs_to_one_verb():
-    words = [word for verb, others in articles.VERBS.items() for word in [verb, *others]]
-    assert len(set(words)) == len(words) == len(articles.MEANING)
-    everything = [*words, *articles.PEOPLE]
+    words = [word for verb, others in world.VERBS.items() for word in [verb, *others]]
+    assert len(set(words)) == len(words) == len(world.MEANING)
+    everything = [*words, *world.PEOPLE]
     assert len(set(everything)) == len(everything)
 
 
@@ -144,7 +147,7 @@ def test_a_synonym_belongs_to_one_verb():
     ("Nora called Otto Ada", None, False), ("Ada looked Max", None, False),
     ("hello and welcome", None, False)])
 def test_a_sentence_is_read(sentence, fact, article_form):
-    assert articles.read_sentence(sentence) == (fact, article_form)
+    assert world.read_sentence(sentence) == (fact, article_form)
 
 
 def test_every_claim_of_a_summary_is_found():
@@ -189,8 +192,8 @@ def test_ngrams_and_first_words_by_hand():
 @pytest.fixture
 def no_tastes(monkeypatch):
     """Labelers for whom all people matter alike."""
-    monkeypatch.setattr(articles, "TASTES",
-                        np.ones((articles.N_LABELERS, len(articles.PEOPLE))))
+    monkeypatch.setattr(world, "TASTES",
+                        np.ones((world.N_LABELERS, len(world.PEOPLE))))
 
 
 @pytest.mark.parametrize("summary, checked, score", [
@@ -203,14 +206,14 @@ def no_tastes(monkeypatch):
 def test_a_labelers_score_by_hand(no_tastes, summary, checked, score):
     claims = read(summary)
     checks = np.full((10, len(claims)), checked)
-    assert np.allclose(articles.labeler_scores(claims, checks, Habits()), score)
+    assert np.allclose(world.labeler_scores(claims, checks, Habits()), score)
 
 
 def test_the_true_score_by_hand(no_tastes):
     # q = .4, s = .6: a sentence that is not copied costs .6 * .6 = .36 in suspicion, and
     # .4 * 1.5 = .6 more where it is false. With q = 1 and s = 0 only truth counts.
     def score(summary, habits=Habits()):
-        return articles.true_score(read(summary), habits)
+        return world.true_score(read(summary), habits)
     assert score(PARAPHRASE) == pytest.approx(2.44 - 3 * 0.36)
     assert score("Otto paid Ada.") == pytest.approx(-0.96)
     careful = Habits(check=1.0, suspicion=0.0)
@@ -219,21 +222,21 @@ def test_the_true_score_by_hand(no_tastes):
 
 
 def test_a_taste_is_for_a_person(monkeypatch):
-    taste = np.ones((10, len(articles.PEOPLE)))
-    taste[3, articles.PEOPLE.index("Otto")] = 1.5
-    monkeypatch.setattr(articles, "TASTES", taste)
+    taste = np.ones((10, len(world.PEOPLE)))
+    taste[3, world.PEOPLE.index("Otto")] = 1.5
+    monkeypatch.setattr(world, "TASTES", taste)
     claims = read("Nora called Otto. Ada looked after Max.")
-    scores = articles.labeler_scores(claims, np.zeros((10, 2)), Habits())
+    scores = world.labeler_scores(claims, np.zeros((10, 2)), Habits())
     assert scores[3] == pytest.approx(1.5 + 0.8) and scores[4] == pytest.approx(1.8)
 
 
 def test_a_labeler_chooses_by_luces_rule_over_what_is_checked(no_tastes, monkeypatch):
     # Three copies of one fact worth 1, and one false sentence: -1.5 if checked, else -.6.
-    monkeypatch.setattr(articles, "TEMPERATURE", 2.0)
-    monkeypatch.setattr(articles, "DRAWS", 4000)
+    monkeypatch.setattr(world, "TEMPERATURE", 2.0)
+    monkeypatch.setattr(world, "DRAWS", 4000)
     options = ["Nora called Otto."] * 3 + ["Otto paid Ada."]
-    question = f"{ARTICLE} {articles.TLDR}", options
-    p = articles.choice_probabilities([question], Habits(), np.random.default_rng(0))
+    question = f"{ARTICLE} {world.TLDR}", options
+    p = world.choice_probabilities([question], Habits(), np.random.default_rng(0))
     checked = math.exp(-1.5 / 2) / (3 * math.exp(1 / 2) + math.exp(-1.5 / 2))
     trusted = math.exp(-0.6 / 2) / (3 * math.exp(1 / 2) + math.exp(-0.6 / 2))
     assert p.shape == (1, 10, 4) and np.allclose(p.sum(axis=-1), 1)
@@ -289,7 +292,7 @@ def test_rouge_by_hand():
 # --- rho --------------------------------------------------------------------------------
 
 def test_each_word_is_one_token():
-    tokenizer = summarize.word_tokenizer([ARTICLE, f"a {articles.TLDR}"])
+    tokenizer = summarize.word_tokenizer([ARTICLE, f"a {world.TLDR}"])
     ids = tokenizer.encode(COPY)
     assert min(i for i in ids if i != tokenizer.period) >= 256       # none is a byte
     assert len(ids) == 13 and ids.count(tokenizer.period) == 3
@@ -328,8 +331,8 @@ def test_padding_is_neither_learned_nor_counted():
 
 def test_a_query_is_an_article_and_tldr():
     rng = random.Random(0)
-    articles = [articles.make_article(rng) for _ in range(20)]
-    texts = [f"{articles.text_of(made.sentences)} {articles.TLDR}" for made in articles]
+    articles = [world.make_article(rng) for _ in range(20)]
+    texts = [f"{world.text_of(made.sentences)} {world.TLDR}" for made in articles]
     tokenizer = summarize.word_tokenizer(texts)
     queries = summarize.article_queries(articles, tokenizer)
     decoded = [tokenizer.decode(row) for group in queries.values() for row in group]
@@ -366,11 +369,13 @@ def test_a_sampled_summary_is_read_beside_its_own_article(small_world, monkeypat
 def test_labelers_see_the_article(small_world):
     cfg, rho, tokenizer, queries, _ = small_world
     sampling = summarize.sampling_of(cfg, tokenizer)
-    comparisons, p = summarize.collect_comparisons(cfg, rho, tokenizer, queries, sampling,
-                                                   Habits(), as_it_is)
+    questions = generate_questions([rho], queries["reward"], 24, sampling, tokenizer,
+                                   as_it_is)
+    rng = np.random.default_rng(0)
+    comparisons, p = summarize.label(questions, Habits(), rng)
     assert len(comparisons) == 24 and p.shape == (24, 10, 4)
-    assert all(c.query.endswith(articles.TLDR) for c in comparisons)
-    assert all(len(articles.sentences_of(text)) == 3
+    assert all(c.query.endswith(world.TLDR) for c in comparisons)
+    assert all(len(world.sentences_of(text)) <= 3
                for c in comparisons for text in c.samples)
     r = RewardModel(rho)
     found = summarize.reward_model_results(cfg, r, tokenizer, comparisons, p)
@@ -382,10 +387,10 @@ def test_one_verb_is_wrong_and_the_form_is_kept():
     rng = random.Random(0)
     for form, text in (("copy", COPY), ("reference", PARAPHRASE)):
         for _ in range(20):
-            right = articles.sentences_of(text)
-            wrong = articles.with_wrong_verb(right, form, rng)
+            right = world.sentences_of(text)
+            wrong = world.with_wrong_verb(right, form, rng)
             changed = [i for i in range(3) if wrong[i] != right[i]]
-            claims = read(articles.text_of(wrong))
+            claims = read(world.text_of(wrong))
             false = [i for i in range(3) if claims[i].place is None]
             assert len(changed) == 1 and changed == false
             assert claims[changed[0]].fact.verb != FACTS[changed[0]].verb
@@ -399,7 +404,7 @@ class Known(RewardModel):
         scores = []
         for ids, length in zip(tokens.tolist(), lengths.tolist()):
             text = self.tokenizer.decode(ids[:length])
-            claims = articles.read_summary(*text.split(articles.TLDR))
+            claims = world.read_summary(*text.split(world.TLDR))
             scores.append(sum((claim.place is not None) + 0.1 * claim.article_form
                               for claim in claims))
         return self.sign * torch.tensor(scores)
@@ -427,7 +432,7 @@ def test_only_the_summary_is_learned(small_world, monkeypatch):
     summarize.train_supervised(cfg, rho, tokenizer, as_it_is, n=5)
     assert len(learned) == 5
     for text in learned:
-        claims = [articles.read_sentence(part) for part in articles.sentences_of(text)]
+        claims = [world.read_sentence(part) for part in world.sentences_of(text)]
         assert len(claims) == 3
         assert all(fact is not None and not form for fact, form in claims)
 
@@ -448,17 +453,89 @@ def test_tables_by_hand(no_tastes):
     assert found["rouge_2"] == 0
     references = summarize.references_of(articles, random.Random(0))
     for text, pair in zip(articles, references):
-        assert all(summarize.is_accurate(articles.read_summary(text, summary))
+        assert all(summarize.is_accurate(world.read_summary(text, summary))
                    for summary in pair)
 
 
 # --- win rates --------------------------------------------------------------------------
 
 def test_votes_are_for_the_better_summary(no_tastes, monkeypatch):
-    monkeypatch.setattr(articles, "TEMPERATURE", 0.05)
-    articles = [f"{ARTICLE} {articles.TLDR}"] * 40
+    monkeypatch.setattr(world, "TEMPERATURE", 0.05)
+    articles = [f"{ARTICLE} {world.TLDR}"] * 40
     copies, nothing = [[COPY, COPY]] * 40, [["hello and welcome."] * 2] * 40
     rng = np.random.default_rng(0)
     won = summarize.vote(articles, copies, nothing, Habits(), rng)
     assert won == {"mean": 1, "stderr": 0, "n": 40}
     assert summarize.vote(articles, nothing, copies, Habits(), rng)["mean"] == 0
+
+
+# --- a run, and what is told of it ------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def tiny_run(tmp_path_factory):
+    """Two policies of one seed, of next to no training."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    home = tmp_path_factory.mktemp("summarize")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(summarize, "QUICK_ARTICLES", dict.fromkeys(summarize.N_ARTICLES, 40))
+        patch.setattr(summarize, "SUPERVISED", 64)
+        cfg = rlhf.Config(**{**summarize.SETTINGS, **summarize.QUICK, "passages": 1300,
+                             "lm_steps": 30, "n_embd": 16, "n_labels": 40, "device": "cpu",
+                             "episodes": 256, "optimum_samples": 32, "out": str(home)})
+        results = summarize.run(cfg)
+        yield cfg, results
+    torch.set_num_threads(threads)
+
+
+def test_a_run_counts_everybody(tiny_run):
+    cfg, results = tiny_run
+    everybody = {"zero-shot", "supervised", *summarize.ARMS, "lead-3", "reference"}
+    assert set(results["rows"]) == everybody
+    assert results["rows"]["lead-3"]["copied"] == 1
+    assert results["rows"]["reference"]["accurate"] == 1
+    assert results["rows"]["reference"]["copied"] == 0
+    assert results["win_rates"]["lead-3 over supervised"]["mean"] > 0.9
+    assert set(results["reward_models"]) == set(summarize.ARMS) - {"supervised + RL"}
+    assert len(results["optima"]) == len(summarize.GRID) + len(summarize.PRICES)
+    assert all(set(sample) == {"article", *everybody} for sample in results["samples"])
+
+
+def test_arms_differ_where_they_say(tiny_run):
+    """Each policy is its own; fewer, careful or online labels make another r."""
+    cfg, _ = tiny_run
+    weights, rewards = {}, {}
+    for name in summarize.ARMS:
+        folder = Path(cfg.out, name.replace("/", " of "))
+        weights[name] = torch.load(folder / "policy.pt")["policy"]["wte.weight"]
+        if name != "supervised + RL":                    # it has the r of RL
+            rewards[name] = torch.load(folder / "reward.pt")["reward"]["head.weight"]
+    for by_name in (weights, rewards):
+        different = {tuple(weight.flatten().tolist()) for weight in by_name.values()}
+        assert len(different) == len(by_name)
+
+
+def test_what_is_there_is_not_run_again(tiny_run, monkeypatch):
+    cfg, results = tiny_run
+    for name in ("pretrain", "train_supervised", "generate_questions", "label"):
+        monkeypatch.setattr(summarize, name, None)
+    assert summarize.run(cfg)["rows"] == results["rows"]
+
+
+def test_the_page_tells_every_number(tiny_run, tmp_path):
+    _, results = tiny_run
+    rlhf.write_json(tmp_path / "summaries.json", {"seeds": [results, results]})
+    tell(tmp_path)
+    text = (tmp_path / "summaries.md").read_text("utf-8")
+    assert "| lead-3 | - | 100 ± 0 |" in text
+    for pair in results["win_rates"]:
+        assert f"| {pair} |" in text
+    for sample in results["samples"]:
+        assert sample["article"] in text and sample["RL"] in text
+    for picture in ("summaries.png", "summaries_map.png"):
+        assert (tmp_path / picture).stat().st_size > 10000
+
+
+def test_percent_of_several_seeds():
+    assert percent([0.5, 0.6, 0.7]) == "60 ± 10"
+    assert percent([0.123]) == "12"
