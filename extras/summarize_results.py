@@ -14,12 +14,15 @@ from matplotlib.figure import Figure
 
 from extras.paper_results import table
 
-# The paper's numbers, TL;DR and CNN/Daily Mail. Copied sentences: 100 less figure 6's
-# novel ones. First three words: table 7. Accurate: table 8, of 30. ROUGE: table 4.
+# The paper's numbers, TL;DR and CNN/Daily Mail; RL is 60k labels, online. Copied
+# sentences: 100 less figure 6's novel ones. First three words, and those of articles with
+# a preamble: table 7. Accurate: table 8, of 30. ROUGE: table 4.
 PAPER_COPIED = {"zero-shot": (3.7, 8.3), "RL": (71.0, 97.5), "supervised": (3.1, 16.4),
                 "supervised + RL": (6.0, 30.4), "reference": (1.1, 3.3)}
 PAPER_STARTS = {"zero-shot": (1.3, 10.4), "RL": (28.3, 77.6), "supervised": (1.5, 9.4),
                 "supervised + RL": (7.9, 16.6), "reference": (0.6, 5.1)}
+PAPER_PREAMBLE = {"zero-shot": (0, 1.0), "RL": (0.2, 1.4), "supervised": (0, 0),
+                  "supervised + RL": (0, 0), "reference": (0, 0)}
 PAPER_ACCURATE = {"zero-shot": (20, 20), "RL": (87, 97), "supervised": (27, 63),
                   "supervised + RL": (37, 67)}
 PAPER_ROUGE = {"lead-3": ("17.4, 3.2, 14.6", "40.4, 17.7, 36.6"),
@@ -74,25 +77,65 @@ def optimum_at(seed, check, suspicion, copying=0.0):
 # --- the page ---------------------------------------------------------------------------
 
 def page(seeds):
+    rl, zero = "RL", "zero-shot"
+    probes = [seed["reward_models"][rl] for seed in seeds]
+    careful = [seed["reward_models"]["RL, careful labelers"] for seed in seeds]
+    found = {
+        "copied": percent(of_row(seeds, rl, "copied")),
+        "copied_zero": percent(of_row(seeds, zero, "copied")),
+        "accurate": percent(of_row(seeds, rl, "accurate")),
+        "accurate_zero": percent(of_row(seeds, zero, "accurate")),
+        "faithful": percent(of_row(seeds, rl, "faithful")),
+        "faithful_zero": percent(of_row(seeds, zero, "faithful")),
+        "form": percent(of_row(seeds, rl, "article_form")),
+        "form_zero": percent(of_row(seeds, zero, "article_form")),
+        "over_reference": percent([r["copy over reference"] for r in probes]),
+        "wrong_copy": percent([r["true copy over wrong verb"] for r in probes]),
+        "wrong_reference": percent([r["true reference over wrong verb"] for r in probes]),
+        "careful_over_reference": percent([r["copy over reference"] for r in careful]),
+        "careful": percent(of_row(seeds, "RL, careful labelers", "copied"))}
     return "\n\n".join([
-        "# Learning to summarize, and to copy (section 3.2)",
-        "![copied](summaries.png)", copying_table(seeds), rouge_table(seeds),
-        win_table(seeds), reward_table(seeds),
-        "![the map](summaries_map.png)", map_table(seeds),
-        "```\n" + samples_text(seeds) + "\n```"]) + "\n"
+        INTRODUCTION, "![who copies](summaries.png)", copying_table(seeds),
+        FORM.format(**found), reward_table(seeds),
+        SHORTCUT, seed_table(seeds), CARELESS_R.format(**found),
+        "![the map](summaries_map.png)", map_table(seeds), MAP,
+        VOTES, win_table(seeds), ROUGE, rouge_table(seeds),
+        SAMPLES, "```\n" + samples_text(seeds) + "\n```", WORLD, LIMITS]) + "\n"
+
+
+def seed_table(seeds):
+    """What differs most between the seeds: how well rho tells things in other words."""
+    header = ["%", *[f"seed {seed['seed']}" for seed in seeds]]
+    rows = [["rho's claims in other words that are true"],
+            ["rho's sentences in the article's form that are copies"],
+            ["rho's summaries that are accurate"],
+            ["the bound: how often rho's accurate sentences are copies"],
+            ["optimum: copied, labelers as set"], ["optimum: copied, careful labelers"],
+            ["RL: copied, labelers as set"], ["RL: copied, careful labelers"]]
+    for seed in seeds:
+        zero = seed["rows"]["zero-shot"]
+        numbers = [zero["paraphrases_true"], zero["faithful"], zero["accurate"],
+                   optimum_at(seed, 1.0, 0.0)["bound"],
+                   optimum_at(seed, 0.4, 0.6)["copied"],
+                   optimum_at(seed, 1.0, 0.0)["copied"], seed["rows"]["RL"]["copied"],
+                   seed["rows"]["RL, careful labelers"]["copied"]]
+        for row, number in zip(rows, numbers):
+            row.append(f"{100 * number:.0f}")
+    return table(header, rows)
 
 
 # --- tables -----------------------------------------------------------------------------
 
 def copying_table(seeds):
     header = ["%", "sentences copied: paper", "here", "first three words: paper", "here",
-              "here, with a preamble", "accurate summaries: paper", "here"]
+              "with a preamble: paper", "here", "accurate summaries: paper", "here"]
     rows = []
     for name in names_of(seeds):
         rows.append([name, two(PAPER_COPIED.get(name)),
                      percent(of_row(seeds, name, "copied")),
                      two(PAPER_STARTS.get(name)),
                      percent(of_row(seeds, name, "starts_alike")),
+                     two(PAPER_PREAMBLE.get(name)),
                      percent(of_row(seeds, name, "starts_alike_preamble")),
                      two(PAPER_ACCURATE.get(name)),
                      percent(of_row(seeds, name, "accurate"))])
@@ -221,3 +264,138 @@ def draw_map(path, seeds):
     right.set_title(f"labelers as set, q = {check}, s = {suspicion}", fontsize=10)
     right.legend(frameon=False)
     figure.savefig(path, dpi=110)
+
+
+# --- the texts -----------------------------------------------------------------------
+
+INTRODUCTION = """\
+# Learning to summarize, and to copy (section 3.2)
+
+    python -m extras.summarize all        three seeds; what is there is not run again
+    python -m extras.summarize results    this page and the pictures, from the JSON
+
+In the paper's second half policies learn to summarize, and become "smart copiers": 98 %
+of their sentences on CNN/Daily Mail, and 71 % on TL;DR, stand in the article word for
+word. Labelers like that better than the summaries that people wrote. Here it is done in
+a [small world of articles](../articles.py) whose facts are known, so that every sentence
+of every summary can be checked. A language of some 75 words is no English. What can be
+compared with the paper is the order of things, not their size.
+
+**By the rule that was set before the runs, this is not reproduced**: a test of rho failed
+in four worlds, and the attempt should have ended there. The numbers are of a fifth
+([how the world came about](#how-the-world-came-about)), and on one of its conditions rho
+fails the test here too.
+
+"±" is the standard deviation over three seeds, of all: rho, labels, r and pi.
+
+## Who copies, and who is right"""
+
+FORM = """\
+RL copies {copied} % of its sentences, zero-shot {copied_zero} %; of its summaries
+{accurate} % are accurate, of zero-shot's {accurate_zero} %. As in the paper, it copies,
+and is right more often than the model it came from.
+
+But it is not smart. r prefers three copied sentences to a reference in {over_reference} %
+of 500 cases; three true copied sentences to the same with one wrong verb in {wrong_copy}
+%, and a true reference to the same with a wrong verb in {wrong_reference} %, where 50 is
+chance. It has learned the article's *form*, and not what is true. So RL brings the form,
+in {form} % of the sentences (zero-shot: {form_zero} %). Of RL's sentences of that form
+{faithful} % are copies word for word; of zero-shot's, {faithful_zero} %. That a sentence
+in this form is a copy is rho's doing, and RL did not make it better."""
+
+SHORTCUT = """\
+## Is it because labelers do not check?
+
+The paper's guess is that copying is what a hurried labeler can verify. There is an
+argument for it. Under a reward for accuracy alone, the optimal policy is rho, given that
+it is accurate; so it copies no more often than rho's accurate samples do. If all that the
+paper's zero-shot model copies is accurate, that is at most 41 % (8.3 of 20) on CNN/DM and
+18 % (3.7 of 20) on TL;DR: far below 98 and 71. So accuracy alone does not explain it.
+
+Our labelers take a sentence that stands in the article as true. Another they check with
+probability q = 0.4; one that they did not check they like a little less, by s = 0.6 of
+what the first fact is worth; a false one that they did check costs 1.5. *Careful*
+labelers check everything (q = 1, s = 0). q and s are ours; the paper has no such numbers.
+The optimum is that of the labelers' own mean score, by weights on 512 samples of rho for
+each of 64 articles, at the lowest beta at which 20 effective samples are left."""
+
+CARELESS_R = """\
+The optimum does as the argument says. The policy does not: with careful labelers it
+copies {careful} %. For r, learned from them, prefers copies too, in
+{careful_over_reference} % of the cases. Copies are true more often, and r cannot see
+which of the others are true. So here **the labelers' shortcut is not shown to be the
+cause**: a reward model that cannot check is a hurried labeler itself, whoever labeled."""
+
+MAP = """\
+*False and not noticed*: the share of the optimum's sentences that are false and that the
+labelers did not check. Where labelers check little and are not suspicious, they get more
+of these (people's false approvals rise after RLHF too: Wen et al. 2024). kappa is a
+price on every copied sentence; it turns copying back, and costs accuracy where rho is
+worse in its own words."""
+
+VOTES = """\
+## Win rates, table 5
+
+Labelers as set, three for each of 1,024 articles, two summaries of each side; the
+majority counts. The paper's RL has online labels; ours has them in one row. There, half
+of the labels are about samples of a policy that learned from the first half."""
+
+ROUGE = """\
+## ROUGE, table 4
+
+Against two references, 2,048 summaries each. *reference* is another reference of the same
+article, which no summary can be expected to beat."""
+
+SAMPLES = """\
+## Six articles, seed 0"""
+
+WORLD = """\
+## How the world came about
+
+What rho can do decides everything: if it cannot copy a sentence without a slip, no policy
+near it can. So before any policy there stood a test of rho. Of its sentences in the
+article's form at least 85 % should be copies, of its claims in other words at most 60 %
+true, and 4 to 15 % of its sentences copies, in three seeds. And there stood a rule: if it
+still fails after four changes of the world, the attempt ends. Each row is one run of a
+model of width 128, with two layers where nothing else is said.
+
+| world | steps | a verb behind its subject is copied | in the article's form: copies |
+|---|---|---|---|
+| "Nora mended rings.", 32 words of each kind; three sentences in a row are quoted | 1,500 | - | 5 % |
+| 1: short articles, quoted more often | 1,400 | - | 10 % |
+| 2: eight words of each kind | 900 | 19 % (chance 17) | - |
+| 3: sentences from anywhere are quoted | 1,000 | 20 % | - |
+| 4: "Nora called Otto.", a person in the place of the thing | 5,000 | 15 % | 18 % |
+| the same, three layers | 3,000 | 21 % | 14 % |
+| the same, only what follows the article is learned | 3,000 | 19 % | 12 % |
+
+There the attempt ended. Why did it fail? To copy, a word must find its earlier place, and
+say what came next. For that a head of the first layer must have noted beside each word
+which word stood before it, and nothing in such a language asks for that: after a name
+comes a verb, whoever it is. In world 4 what follows a name does depend on the word before
+it, for the second name follows a verb; and objects were soon copied in 99 % of the
+quotes, verbs never. If this is the reason, then text in which any word may follow any
+other should mend it. It did: with documents that list an article's words in any order,
+and quote pieces of the list, the verb behind its subject went from 18 to 100 % within
+500 steps.
+
+All that stands above was made in this fifth world. The labelers are as they were set
+before any of it, but for the temperature of their choice, which is set so that two of
+them agree on 46 % of the questions about seed 0's rho (the paper's, on TL;DR). How many
+documents are lists, summaries and extracts was chosen among four combinations, by what
+rho does on seeds 0 and 1, before any policy was trained. The last combination passes the test but for claims in other words, which are true
+more often than 60 % in some seeds: the table by seeds says where. When a small model
+comes to understand other words differs much from seed to seed."""
+
+LIMITS = """\
+## Limits
+
+- One world, three seeds, simulated labelers with two numbers of our own (q and s).
+- The seeds differ in how well rho tells things in other words, and with it in the bound,
+  in the supervised baseline, and in what supervised + RL does.
+- beta is fixed at 0.1, as the paper's on CNN/DM; no adaptive target was tried here. 8,192
+  episodes; labels are 5,000, 2,500 and 1,250, in the ratio of the paper's 60k, 30k, 15k.
+- Online labels come in two rounds, not continually.
+- A summary is three sentences, and a sentence one fact: none are fused.
+- Accuracy is counted by a program that reads all sentences; the paper's authors read 30
+  summaries of each model."""
