@@ -383,9 +383,10 @@ All that stands above was made in this fifth world. The labelers are as they wer
 before any of it, but for the temperature of their choice, which is set so that two of
 them agree on 46 % of the questions about seed 0's rho (the paper's, on TL;DR). How many
 documents are lists, summaries and extracts was chosen among four combinations, by what
-rho does on seeds 0 and 1, before any policy was trained. The last combination passes the test but for claims in other words, which are true
-more often than 60 % in some seeds: the table by seeds says where. When a small model
-comes to understand other words differs much from seed to seed."""
+rho does on seeds 0 and 1, before any policy was trained. The last combination passes the
+test but for claims in other words, which are true more often than 60 % in some seeds: the
+table by seeds says where. When a small model comes to understand other words differs much
+from seed to seed."""
 
 LIMITS = """\
 ## Limits
