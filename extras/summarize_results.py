@@ -103,24 +103,40 @@ def page(seeds):
         SAMPLES, "```\n" + samples_text(seeds) + "\n```", WORLD, LIMITS]) + "\n"
 
 
+def tested(seed):
+    """What was asked for beforehand, and what else belongs beside it: {what: (asked,
+    measured)}."""
+    of, wins = seed["rows"], seed["win_rates"]
+    rho, rl = of["zero-shot"], of["RL"]
+    as_set, careful = optimum_at(seed, 0.4, 0.6), optimum_at(seed, 1.0, 0.0)
+    r = seed["reward_models"]["RL"]
+    return {
+        "rho: sentences in the article's form that are copies": ("85 or more",
+                                                                 rho["faithful"]),
+        "rho: claims in other words that are true": ("60 or less",
+                                                     rho["paraphrases_true"]),
+        "rho: sentences copied": ("4 to 15", rho["copied"]),
+        "the bound: how often its accurate sentences are copies": ("-", careful["bound"]),
+        "optimum: copied, labelers as set": ("50 or more", as_set["copied"]),
+        "optimum: copied, careful labelers": ("near the bound", careful["copied"]),
+        "r: copy over reference": ("80 or more", r["copy over reference"]),
+        "RL: copied, labelers as set": ("70 or more", rl["copied"]),
+        "RL: copied, careful labelers": ("-", of["RL, careful labelers"]["copied"]),
+        "RL: accurate summaries": ("more than the next two", rl["accurate"]),
+        "zero-shot: accurate summaries": ("-", rho["accurate"]),
+        "supervised: accurate summaries": ("-", of["supervised"]["accurate"]),
+        "RL over zero-shot": ("80 or more", wins["RL over zero-shot"]["mean"]),
+        "RL over supervised": ("70 or more", wins["RL over supervised"]["mean"]),
+        "RL over lead-3": ("about even", wins["RL over lead-3"]["mean"])}
+
+
 def seed_table(seeds):
-    """What differs most between the seeds: how well rho tells things in other words."""
-    header = ["%", *[f"seed {seed['seed']}" for seed in seeds]]
-    rows = [["rho's claims in other words that are true"],
-            ["rho's sentences in the article's form that are copies"],
-            ["rho's summaries that are accurate"],
-            ["the bound: how often rho's accurate sentences are copies"],
-            ["optimum: copied, labelers as set"], ["optimum: copied, careful labelers"],
-            ["RL: copied, labelers as set"], ["RL: copied, careful labelers"]]
-    for seed in seeds:
-        zero = seed["rows"]["zero-shot"]
-        numbers = [zero["paraphrases_true"], zero["faithful"], zero["accurate"],
-                   optimum_at(seed, 1.0, 0.0)["bound"],
-                   optimum_at(seed, 0.4, 0.6)["copied"],
-                   optimum_at(seed, 1.0, 0.0)["copied"], seed["rows"]["RL"]["copied"],
-                   seed["rows"]["RL, careful labelers"]["copied"]]
-        for row, number in zip(rows, numbers):
-            row.append(f"{100 * number:.0f}")
+    header = ["%", "asked for", *[f"seed {seed['seed']}" for seed in seeds]]
+    of_seeds = [tested(seed) for seed in seeds]
+    rows = []
+    for what, (asked, _) in of_seeds[0].items():
+        measured = [f"{100 * of_seed[what][1]:.0f}" for of_seed in of_seeds]
+        rows.append([what, asked, *measured])
     return table(header, rows)
 
 
@@ -222,7 +238,7 @@ def draw_copying(path, seeds):
     left.plot([], [], "k.", label="here, each seed")
     left.set_xticks(range(len(names)), names, rotation=20)
     left.set_ylabel("sentences copied, %")
-    left.legend(frameon=False)
+    left.legend(frameon=False, loc="upper left", fontsize=8)
     for name in names:
         shares = [100 * np.mean(of_row(seeds, name, f"{n}-grams copied"))
                   for n in range(1, 6)]
@@ -240,17 +256,24 @@ def draw_map(path, seeds):
     left, right = figure.subplots(1, 2)
     checks = sorted({optimum["check"] for optimum in seeds[0]["optima"]})
     suspicions = sorted({optimum["suspicion"] for optimum in seeds[0]["optima"]})
-    copied = np.array([[np.mean([optimum_at(seed, q, s)["copied"] for seed in seeds])
-                        for q in checks] for s in suspicions])
-    left.imshow(100 * copied, origin="lower", vmin=0, vmax=100, cmap="Blues", alpha=0.7)
-    for row, of_suspicion in enumerate(copied):
-        for column, value in enumerate(of_suspicion):
-            left.text(column, row, f"{100 * value:.0f} %", ha="center", va="center")
+    copied = 100 * np.array([[[optimum_at(seed, q, s)["copied"] for seed in seeds]
+                              for q in checks] for s in suspicions])
+    left.imshow(copied.mean(axis=2), origin="lower", vmin=0, vmax=100, cmap="Blues",
+                alpha=0.7)
+    for row, column in np.ndindex(copied.shape[:2]):
+        of_seeds = copied[row, column]
+        each = ", ".join(f"{number:.0f}" for number in of_seeds)
+        left.text(column, row, f"{of_seeds.mean():.0f} %\n({each})", ha="center",
+                  va="center", fontsize=9)
+    bounds = [100 * seed["optima"][0]["bound"] for seed in seeds]
+    each = ", ".join(f"{bound:.0f}" for bound in bounds)
     left.set_xticks(range(len(checks)), checks)
     left.set_yticks(range(len(suspicions)), suspicions)
     left.set_xlabel("q: how often what is not copied is checked")
     left.set_ylabel("s: suspicion of what is not")
-    left.set_title("sentences that the optimum copies", fontsize=10)
+    left.set_title("sentences that the optimum copies: mean (each seed)\n"
+                   f"bound for accuracy alone: {np.mean(bounds):.0f} % ({each})",
+                   fontsize=9)
     priced = [optimum for optimum in seeds[0]["optima"] if optimum["copying"] > 0]
     check, suspicion = priced[0]["check"], priced[0]["suspicion"]
     kappas = [0.0] + [optimum["copying"] for optimum in priced]
@@ -261,7 +284,8 @@ def draw_map(path, seeds):
     right.set_xlabel("kappa: the price of a copied sentence")
     right.set_ylabel("%")
     right.set_ylim(0, 103)
-    right.set_title(f"labelers as set, q = {check}, s = {suspicion}", fontsize=10)
+    right.set_title(f"the optimum for labelers as set, q = {check}, s = {suspicion}",
+                    fontsize=9)
     right.legend(frameon=False)
     figure.savefig(path, dpi=110)
 
@@ -317,7 +341,8 @@ probability q = 0.4; one that they did not check they like a little less, by s =
 what the first fact is worth; a false one that they did check costs 1.5. *Careful*
 labelers check everything (q = 1, s = 0). q and s are ours; the paper has no such numbers.
 The optimum is that of the labelers' own mean score, by weights on 512 samples of rho for
-each of 64 articles, at the lowest beta at which 20 effective samples are left."""
+each of 64 articles, at the lowest beta at which 20 effective samples are left. *Asked
+for*: what had been written down before the runs."""
 
 CARELESS_R = """\
 The optimum does as the argument says. The policy does not: with careful labelers it
@@ -328,23 +353,26 @@ cause**: a reward model that cannot check is a hurried labeler itself, whoever l
 
 MAP = """\
 *False and not noticed*: the share of the optimum's sentences that are false and that the
-labelers did not check. Where labelers check little and are not suspicious, they get more
-of these (people's false approvals rise after RLHF too: Wen et al. 2024). kappa is a
-price on every copied sentence; it turns copying back, and costs accuracy where rho is
-worse in its own words."""
+labelers did not check. It is small even where one in ten is checked, for the optimum has
+512 samples to choose from. That people approve of more that is false after RLHF (Wen et
+al. 2024) is not to be seen here. kappa is a price on every copied sentence. It turns
+copying back, and costs accuracy where rho is worse in its own words. The means hide how
+much the seeds differ in the bound: see the table above."""
 
 VOTES = """\
 ## Win rates, table 5
 
 Labelers as set, three for each of 1,024 articles, two summaries of each side; the
 majority counts. The paper's RL has online labels; ours has them in one row. There, half
-of the labels are about samples of a policy that learned from the first half."""
+of the labels are about samples of a policy that learned from the first half. More labels
+bring little here: that copies are liked can be learned from 1,250."""
 
 ROUGE = """\
 ## ROUGE, table 4
 
-Against two references, 2,048 summaries each. *reference* is another reference of the same
-article, which no summary can be expected to beat."""
+Two summaries of each article, against a reference each. *reference* is another reference
+of the same article. Here the order is not the paper's: zero-shot and supervised have more
+than RL and lead-3, because they put the other person first, as references do."""
 
 SAMPLES = """\
 ## Six articles, seed 0"""
