@@ -56,7 +56,7 @@ SETTINGS = dict(passages=60000, lm_steps=4000, lm_batch=32, lm_lr=3e-3, n_embd=1
                 optimum_queries=64,
                 n_labels=5000, reward_lr=5e-4, episodes=8192,
                 kl_target=0, beta=0.1)       # paper: beta is fixed, 0.03 and 0.1
-QUICK = dict(quick=True, passages=2000, lm_steps=60, n_embd=32, n_labels=200,
+QUICK = dict(quick=True, passages=2000, lm_steps=150, lm_lr=1e-2, n_embd=32, n_labels=200,
              episodes=512, optimum_queries=8, optimum_samples=64)
 SUPERVISED = 2000    # here: articles with references; paper: all of the training set
 N_ARTICLES = {"evaluation": 1024, "reward": 8000, "policy": 8000}     # paper: 1024
@@ -596,9 +596,15 @@ def run(cfg):
     models = {"zero-shot": world.rho, "supervised": load_or_train_supervised(world)}
     for name in ARMS:
         models[name] = load_or_train_policy(world, name, models)
+    results = {"seed": cfg.seed, "losses": losses, **count(world, models)}
+    rlhf.write_json(Path(cfg.out, "results.json"), results)
+    return results
 
+
+def count(world, models):
+    """The tables' numbers, the map's, and samples."""
+    cfg, queries = world.cfg, world.queries["evaluation"]
     seeded(cfg.seed, "evaluation")
-    queries = world.queries["evaluation"]
     articles = articles_of(queries, world.tokenizer)
     rng = random.Random(f"references, seed {cfg.seed}")
     references = references_of(articles, rng)
@@ -613,11 +619,8 @@ def run(cfg):
                                         AS_SET, voters) for one, other in PAIRS}
     rewards = {name: rlhf.read_json(folder_of(world, name) / "reward.json")
                for name, arm in ARMS.items() if not arm.r_of}
-    results = {"seed": cfg.seed, "losses": losses, "rows": rows, "win_rates": wins,
-               "reward_models": rewards, "optima": optima(world),
-               "samples": some_samples(articles, summaries)}
-    rlhf.write_json(Path(cfg.out, "results.json"), results)
-    return results
+    return {"rows": rows, "win_rates": wins, "reward_models": rewards,
+            "optima": optima(world), "samples": some_samples(articles, summaries)}
 
 
 def some_samples(articles, summaries, n=6):
