@@ -18,6 +18,7 @@ small world of articles.py knows what is true, so here every sentence can be che
 import argparse
 import copy
 import dataclasses
+import json
 import math
 import random
 import re
@@ -54,8 +55,7 @@ from text import (SPLIT_PATTERN, Tokenizer, collate, decode_responses, query_bat
 SETTINGS = dict(passages=60000, lm_steps=4000, lm_batch=32, lm_lr=3e-3, n_embd=128,
                 response_length=21, temperature=0.7,             # paper: 75 tokens; 0.7
                 optimum_queries=64,
-                n_labels=5000, reward_lr=5e-4, episodes=8192,
-                kl_target=0, beta=0.1)       # paper: beta is fixed, 0.03 and 0.1
+                n_labels=5000, reward_lr=5e-4, episodes=8192)
 QUICK = dict(quick=True, passages=2000, lm_steps=150, lm_lr=1e-2, n_embd=32, n_labels=200,
              episodes=512, optimum_queries=8, optimum_samples=64)
 SUPERVISED = 2000    # here: articles with references; paper: all of the training set
@@ -466,6 +466,8 @@ class Arm(NamedTuple):
     start: str = "zero-shot"
     r_of: str = ""
     online: str = ""
+    beta: float = 0.1        # paper: fixed, 0.1 on CNN/DM, 0.03 on TL;DR
+    kl_target: float = 0.0   # nats; 0: beta is fixed
 
 
 ARMS = {"RL": Arm(),
@@ -473,7 +475,9 @@ ARMS = {"RL": Arm(),
         "RL, 1/4 of the labels": Arm(share_of_labels=1 / 4),
         "supervised + RL": Arm(start="supervised", r_of="RL"),
         "RL, careful labelers": Arm(habits=CAREFUL),
-        "RL, online labels": Arm(online="RL, 1/2 of the labels")}
+        "RL, online labels": Arm(online="RL, 1/2 of the labels"),
+        "RL, beta 0.03": Arm(r_of="RL", beta=0.03),
+        "RL, KL target 3": Arm(r_of="RL", beta=0.3, kl_target=3.0)}
 
 
 class World(NamedTuple):
@@ -570,7 +574,8 @@ def load_or_train_policy(world, name, models):
     path = folder / "policy.pt"
     if not path.exists():
         r = load_or_train_reward(world, arm.r_of or name, models)
-        cfg = dataclasses.replace(world.cfg, out=str(folder))
+        cfg = dataclasses.replace(world.cfg, out=str(folder), beta=arm.beta,
+                                  kl_target=arm.kl_target)
         with rlhf.stage(cfg, "policy") as progress:
             pi = rlhf.train_policy(cfg, models[arm.start],
                                    learned_reward(r, world.sampling), None,
@@ -614,6 +619,8 @@ def count(world, models):
     summaries["reference"] = references_of(articles, rng)
     rows = {name: tables_of(articles, texts, references)
             for name, texts in summaries.items()}
+    for name in ARMS:
+        rows[name]["kl"] = last_kl(folder_of(world, name) / "metrics.jsonl")
     voters = seeded(cfg.seed, "votes")
     wins = {f"{one} over {other}": vote(articles, summaries[one], summaries[other],
                                         AS_SET, voters) for one, other in PAIRS}
@@ -621,6 +628,12 @@ def count(world, models):
                for name, arm in ARMS.items() if not arm.r_of}
     return {"rows": rows, "win_rates": wins, "reward_models": rewards,
             "optima": optima(world), "samples": some_samples(articles, summaries)}
+
+
+def last_kl(path):
+    """The mean KL of the last eight updates, in nats, to the model that pi started as."""
+    lines = path.read_text("utf-8").splitlines()[-8:]
+    return share(json.loads(line)["kl"] for line in lines)
 
 
 def some_samples(articles, summaries, n=6):

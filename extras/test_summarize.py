@@ -4,6 +4,7 @@ Tests of extras/summarize.py and articles.py: worked examples to redo on paper.
 Run: python -m pytest extras/test_summarize.py
 """
 
+import json
 import math
 import random
 from collections import Counter
@@ -497,23 +498,33 @@ def test_a_run_counts_everybody(tiny_run):
     assert results["rows"]["reference"]["accurate"] == 1
     assert results["rows"]["reference"]["copied"] == 0
     assert results["win_rates"]["lead-3 over supervised"]["mean"] > 0.9
-    assert set(results["reward_models"]) == set(summarize.ARMS) - {"supervised + RL"}
+    assert set(results["reward_models"]) == {
+        name for name, arm in summarize.ARMS.items() if not arm.r_of}
+    assert 0 < results["rows"]["RL"]["kl"] < 5
     assert len(results["optima"]) == len(summarize.GRID) + len(summarize.PRICES)
     assert all(set(sample) == {"article", *everybody} for sample in results["samples"])
 
 
 def test_arms_differ_where_they_say(tiny_run):
-    """Each policy is its own; fewer, careful or online labels make another r."""
+    """Each policy is its own; fewer, careful or online labels make another r; beta moves
+    only where there is a target."""
     cfg, _ = tiny_run
     weights, rewards = {}, {}
-    for name in summarize.ARMS:
+    for name, arm in summarize.ARMS.items():
         folder = Path(cfg.out, name.replace("/", " of "))
         weights[name] = torch.load(folder / "policy.pt")["policy"]["wte.weight"]
-        if name != "supervised + RL":                    # it has the r of RL
+        if not arm.r_of:
             rewards[name] = torch.load(folder / "reward.pt")["reward"]["head.weight"]
     for by_name in (weights, rewards):
         different = {tuple(weight.flatten().tolist()) for weight in by_name.values()}
         assert len(different) == len(by_name)
+    betas = {}
+    for name in summarize.ARMS:
+        folder = Path(cfg.out, name.replace("/", " of "))
+        lines = (folder / "metrics.jsonl").read_text("utf-8").splitlines()
+        betas[name] = [json.loads(line)["beta"] for line in lines]
+    assert betas["RL"] == [0.1, 0.1] and betas["RL, beta 0.03"] == [0.03, 0.03]
+    assert betas["RL, KL target 3"] == [0.3, pytest.approx(0.3 * 0.98)]
 
 
 def test_what_is_there_is_not_run_again(tiny_run, monkeypatch):
@@ -532,7 +543,7 @@ def test_the_page_tells_every_number(tiny_run, tmp_path):
     rlhf.write_json(tmp_path / "summaries.json", {"seeds": [results, results]})
     tell(tmp_path)
     text = (tmp_path / "summaries.md").read_text("utf-8")
-    assert "| lead-3 | - | 100 ± 0 |" in text
+    assert "| lead-3 | - | - | 100 ± 0 |" in text
     for pair in results["win_rates"]:
         assert f"| {pair} |" in text
     for sample in results["samples"]:
