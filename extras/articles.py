@@ -63,14 +63,24 @@ def weight(place):
 
 
 def reference(article, rng):
-    """A summary as people write one: three facts, those that matter more often than the
-    others, mostly in other words than the article's, and the other person first."""
+    """A summary as people write one: three facts in other words."""
+    return in_other_words(article, choose_places(article, rng), rng)
+
+
+def choose_places(article, rng):
+    """The places of three facts, in order: those that matter more often than others."""
     chances = [weight(place) for place in range(len(article.facts))]
     places = set()
     while len(places) < 3:
         places.update(rng.choices(range(len(chances)), chances))
+    return sorted(places)
+
+
+def in_other_words(article, places, rng):
+    """The facts at these places as people tell them: mostly in other words than the
+    article's, and the other person first."""
     sentences = []
-    for place in sorted(places):
+    for place in places:
         who, verb, whom = article.facts[place]
         template = rng.choice(IN_OTHER_WORDS)
         word = rng.choice([verb, *VERBS[verb]])
@@ -188,15 +198,17 @@ def read_summary(article, summary):
     return claims
 
 
-def with_wrong_verb(sentences, form, rng):
-    """The same three sentences, but one tells of another verb in the same form."""
+def with_wrong_verb(sentences, rng):
+    """The same three sentences, but one tells of a verb that no other has: in the
+    article's word where it had the article's word, in another where it had another."""
     wrong = list(sentences)
     i = rng.randrange(len(wrong))
-    fact, _ = read_sentence(wrong[i])
+    told = [read_sentence(sentence)[0].verb for sentence in sentences]
+    verb = rng.choice([verb for verb in VERBS if verb not in told])
     word = next(word for word in MEANING if f" {word} " in f" {wrong[i]} ")
-    verb = rng.choice([verb for verb in VERBS if verb != fact.verb])
-    other = verb if form == "copy" else rng.choice(VERBS[verb])
-    wrong[i] = wrong[i].replace(word, other)
+    if word not in VERBS:
+        verb = rng.choice(VERBS[verb])
+    wrong[i] = wrong[i].replace(word, verb)
     return wrong
 
 
@@ -285,15 +297,14 @@ def choice_probabilities(questions, habits, rng):
 
 
 # --- the words --------------------------------------------------------------------------
-# Verbs: the article's words, and what else references have for them. No sentence starts
-# with a capital, so that a word is one token wherever it stands.
+# Verbs: the article's words, and what else references have for them. No word has a
+# capital for standing first, so that it is one token wherever it stands.
 #
 # Sixteen people, of whom an article has ten or twelve. With many more, knowing who is in
 # the article is worth so much that a small model learns that first, and is then slow to
-# learn who stands beside whom. And what follows a name, a verb or a period, depends on
-# the word before it, for both people of a fact have names, and sentences differ in
-# length. So the first layer learns to look one word back, which copying needs. (With
-# rings and pens in place of the second person it had not after 1,200 steps.)
+# learn who stands beside whom. And what follows a name depends on the word before it,
+# for both people of a fact have names. From that a model learns to copy the second name
+# of a quote, and no more: for the verb see document_with_lists.
 
 PEOPLE = """Ada Ben Cora Dan Emil Finn Greta Hugo Ivo Jane Max Nora Otto Rita Tess
 Zoe""".split()

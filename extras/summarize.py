@@ -10,8 +10,8 @@ Not here: the articles, and labelers (articles.py)
     python -m extras.summarize all                three seeds, the table, the pictures
 
 The paper's policies became "smart copiers": they copy whole sentences from the article,
-and labelers like that better than the summaries people wrote. Why? Labelers were told to
-punish what is wrong, and a sentence that stands in the article need not be checked. The
+and labelers like that better than the summaries people wrote. Perhaps because they had to
+punish what is wrong, and a sentence that stands in the article need not be checked? The
 small world of articles.py knows what is true, so here every sentence can be checked.
 """
 
@@ -22,6 +22,7 @@ import json
 import math
 import random
 import re
+import sys
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -34,19 +35,21 @@ import torch
 import rlhf
 import stories
 from evaluate import reweighted, seeded
-from extras.articles import (PREAMBLES, TLDR, Habits, article_of, choice_probabilities,
-                             document, make_article, read_article, read_summary,
-                             reference, sentences_of, text_of, true_score,
-                             with_wrong_verb)
+from extras.articles import (PREAMBLES, SHARE_OF_EXTRACTS, SHARE_OF_LISTS,
+                             SHARE_OF_SUMMARIES, TEMPERATURE, TLDR, Habits, article_of,
+                             choice_probabilities, choose_places, document,
+                             in_other_words,
+                             make_article, read_article, read_summary, reference,
+                             sentences_of, text_of, true_score, with_wrong_verb)
 from extras.paper import five_digits
 from extras.paper_results import RESULTS
 from extras.summarize_results import tell
 from gpt import (GPT, Sampling, generate_finished, language_model_loss,
                  train_language_model)
 from reward import (Comparison, RewardModel, evaluate_reward_model, generate_questions,
-                    generate_texts, learned_reward)
-from text import (SPLIT_PATTERN, Tokenizer, collate, decode_responses, query_batches,
-                  sample_queries)
+                    generate_texts, learned_reward, score_in_batches)
+from text import (SPLIT_PATTERN, Tokenizer, UserError, collate, decode_responses,
+                  query_batches, sample_queries)
 
 
 # --- settings ---------------------------------------------------------------------------
@@ -108,8 +111,12 @@ def rouge_l(summary, reference):
 
 # --- rho --------------------------------------------------------------------------------
 
+def query_of(article):
+    return f"{text_of(article.sentences)} {TLDR}"
+
+
 def word_tokenizer(documents):
-    """A Tokenizer with one token for each word of the documents: the world has some 150,
+    """A Tokenizer with one token for each word of the documents: the world has some 75,
     and what is one word is then one thing to look back for. (And the 256 bytes, for any
     other text.)"""
     pieces = set()
@@ -132,11 +139,11 @@ def windows_of(documents, tokenizer, T):
     return windows, loss_mask
 
 
-def article_queries(articles, tokenizer):
-    """The queries "article TL;DR:" by their length, {length: (n, length)}."""
+def by_length(texts, tokenizer):
+    """Queries, as tokens: {length: (n, length)}."""
     queries = {}
-    for article in articles:
-        ids = tokenizer.encode(f"{text_of(article.sentences)} {TLDR}")
+    for text in texts:
+        ids = tokenizer.encode(text)
         queries.setdefault(len(ids), []).append(ids)
     return {length: torch.tensor(queries[length]) for length in sorted(queries)}
 
@@ -145,7 +152,7 @@ def make_queries(cfg, tokenizer):
     """New articles for each part of a run, {part: {length: (n, length)}}."""
     rng = random.Random(f"queries, seed {cfg.seed}")
     n_articles = QUICK_ARTICLES if cfg.quick else N_ARTICLES
-    return {part: article_queries([make_article(rng) for _ in range(n)], tokenizer)
+    return {part: by_length([query_of(make_article(rng)) for _ in range(n)], tokenizer)
             for part, n in n_articles.items()}
 
 
@@ -161,6 +168,7 @@ def pretrain(cfg, progress):
     windows, loss_mask = windows_of(documents, tokenizer, block_size)
     n_train = len(documents) - 1000                                  # the rest: held out
     rho = GPT(len(tokenizer.tokens), block_size, cfg.n_layer, cfg.n_head, cfg.n_embd)
+    rho.to(cfg.device)
     batches = torch.randint(n_train, (cfg.lm_steps, cfg.lm_batch))
     train_language_model(rho, windows, loss_mask, progress(batches), cfg.lm_lr)
     losses = held_out_losses(rho, windows, loss_mask, n_train)
@@ -199,16 +207,22 @@ def shown(query, tokenizer):
 
 
 @torch.no_grad()
-def sample_claims(model, queries, sampling, tokenizer, n=1):
-    """What a reader finds in n summaries of each article: P lists of n Claims lists."""
+def sample_claims(model, queries, sampling, tokenizer, n=1, rewards=()):
+    """What a reader finds in n summaries of each article, P lists of n Claims lists; and
+    what each of the rewards gives them, a list of (P, n)."""
     claims = []
+    scores = [[] for _ in rewards]
     for query in query_batches(queries, 64):
+        query = query.to(model.device)
         response, length, _ = generate_finished(model, query, sampling, n)
         texts = decode_responses(response, length, tokenizer)
         for row, article in enumerate(shown(query, tokenizer)):
             summaries = texts[row * n:row * n + n]
             claims.append([read_summary(article, summary) for summary in summaries])
-    return claims
+        query = query.repeat_interleave(n, dim=0)
+        for of_reward, reward in zip(scores, rewards):
+            of_reward.append(reward(query, response).view(-1, n).cpu())
+    return claims, [torch.cat(of_reward) for of_reward in scores]
 
 
 def copied_share(claims):
@@ -276,7 +290,7 @@ class Judged(NamedTuple):
     """n samples of rho for each of P articles: (P, n) each."""
     scores: torch.Tensor     # the true reward
     copied: torch.Tensor     # the share of the sentences that are copied
-    accurate: torch.Tensor   # 1.0 where nothing is false
+    accurate: torch.Tensor   # 1.0 where the summary is, else 0.0
     false: torch.Tensor      # the share of the sentences that are false
 
 
@@ -293,17 +307,20 @@ def optimum(judged, beta):
     """What pi_opt = rho exp(true reward / beta) / Z does, from samples of rho. No policy
     is trained.
 
-    bound: how much is copied where rho happens to be accurate. A reward for accuracy
-    alone leads to no more copying than this."""
+    bound: how much rho copies where it happens to be accurate, as a mean over the
+    articles where it ever is. A reward of 1 for accuracy and else of 0 leads to no more
+    copying than this."""
     scores, copied, accurate, false = judged
     weights = (scores / beta).softmax(dim=1)                         # (P, n)
     reward, kl, samples = reweighted(scores, beta)
+    bound = (accurate * copied).sum(dim=1) / accurate.sum(dim=1)     # (P,), nan where 0
+    bound = bound.nanmean()
     return {"beta": beta, "reward": reward.mean().item(), "kl": kl.mean().item(),
             "effective_samples": samples.mean().item(),
             "copied": (weights * copied).sum(dim=1).mean().item(),
             "accurate": (weights * accurate).sum(dim=1).mean().item(),
             "false": (weights * false).sum(dim=1).mean().item(),
-            "bound": ((accurate * copied).sum() / accurate.sum()).item()}
+            "bound": bound.item()}
 
 
 def strongest_optimum(judged, least=20):
@@ -330,39 +347,49 @@ def label(questions, habits, rng):
     return comparisons, p
 
 
-def reward_model_results(cfg, r, tokenizer, held_out, p):
-    """r on comparisons that it was not trained on, beside the best that anybody could do,
-    and what the probes say."""
+def reward_model_results(r, tokenizer, held_out, p):
+    """r on comparisons that it was not trained on, beside the best that anybody could
+    do."""
     tokens, lengths, _ = collate(held_out, tokenizer, r.trunk.shape["block_size"])
     mean = p.mean(axis=1)                                            # (n, 4)
     return {"agreement": stories.agreement(p), **stories.limits(mean),
-            **evaluate_reward_model(r, tokens, lengths, torch.tensor(mean).float()),
-            **probes(r, tokenizer, random.Random(f"probes, seed {cfg.seed}"))}
+            **evaluate_reward_model(r, tokens, lengths, torch.tensor(mean).float())}
 
 
 def probes(r, tokenizer, rng, n=500):
-    """How often r prefers the better of two made-up summaries: does it see style, or what
-    is true?"""
-    pairs = {"copy over reference": [], "true copy over wrong verb": [],
-             "true reference over wrong verb": []}
+    """Does r see form, or what is true? How often it prefers three facts as the article
+    tells them to the same in other words; three true sentences to the same with one wrong
+    verb; and what is true in other words to a copy but for one wrong verb."""
+    pairs = {"copy over other words": [], "true copy over wrong verb": [],
+             "true other words over wrong verb": [],
+             "true other words over false copy": []}
+    asked = []
     for _ in range(n):
         article = make_article(rng)
-        query = f"{text_of(article.sentences)} {TLDR}"
-        copy = article.sentences[-len(article.facts):][:3]           # no preamble
-        people_wrote = reference(article, rng)
-        wrong_copy = with_wrong_verb(copy, "copy", rng)
-        wrong_reference = with_wrong_verb(people_wrote, "reference", rng)
-        for name, better, worse in zip(pairs, [copy, copy, people_wrote],
-                                       [people_wrote, wrong_copy, wrong_reference]):
-            samples = [text_of(better), text_of(worse)]
-            pairs[name].append(Comparison(query, samples, 0))
-    block_size = r.trunk.shape["block_size"]
-    found = {}
-    for name, comparisons in pairs.items():
-        tokens, lengths, _ = collate(comparisons, tokenizer, block_size)
-        better = torch.tensor([[1.0, 0.0]] * n)
-        found[name] = evaluate_reward_model(r, tokens, lengths, better)["accuracy"]
-    return found
+        places = choose_places(article, rng)
+        facts = article.sentences[-len(article.facts):]              # no preamble
+        copied = [facts[place] for place in places]
+        told = in_other_words(article, places, rng)
+        false_copy = with_wrong_verb(copied, rng)
+        told_wrong = with_wrong_verb(told, rng)
+        pairs["copy over other words"].append((copied, told))
+        pairs["true copy over wrong verb"].append((copied, false_copy))
+        pairs["true other words over wrong verb"].append((told, told_wrong))
+        pairs["true other words over false copy"].append((told, false_copy))
+        asked.append(query_of(article))
+    return {name: share_preferred(r, tokenizer, asked, of_name)
+            for name, of_name in pairs.items()}
+
+
+def share_preferred(r, tokenizer, queries, pairs):
+    """How often r gives the first of two summaries more than the second."""
+    comparisons = [Comparison(query, [text_of(one), text_of(other)], 0)
+                   for query, (one, other) in zip(queries, pairs)]
+    tokens, lengths, _ = collate(comparisons, tokenizer, r.trunk.shape["block_size"])
+    device = r.trunk.device
+    scores = score_in_batches(r, tokens.flatten(0, 1).to(device),
+                              lengths.flatten().to(device)).view(-1, 2)
+    return (scores[:, 0] > scores[:, 1]).float().mean().item()
 
 
 # --- the supervised baseline, and what everybody says -----------------------------------
@@ -374,7 +401,7 @@ def train_supervised(cfg, rho, tokenizer, progress, n=SUPERVISED):
     documents, starts = [], []
     for _ in range(n):
         article = make_article(rng)
-        query = f"{text_of(article.sentences)} {TLDR}"
+        query = query_of(article)
         documents.append(f"{query} {text_of(reference(article, rng))}")
         starts.append(len(tokenizer.encode(query)))
     T = rho.shape["block_size"]
@@ -428,8 +455,9 @@ def tables_of(articles, summaries, references):
     found["rouge_l"] = share(rouge_l(ours, people_wrote)
                              for _, ours, people_wrote in triples)
     for n in range(1, 6):
-        found[f"{n}-grams copied"] = share(ngrams_copied(article, ours, n)
-                                           for article, ours, _ in triples)
+        shares = [ngrams_copied(article, ours, n) for article, ours, _ in triples]
+        # nan is a summary of fewer than n words.
+        found[f"{n}-grams copied"] = share(a for a in shares if not math.isnan(a))
     found["starts_alike"] = share(starts_alike(article, ours)
                                   for article, ours, _ in triples)
     found["starts_alike_preamble"] = share(starts_alike(article, ours)
@@ -525,27 +553,30 @@ def folder_of(world, name):
     return folder
 
 
-def load_or_ask(world, model, n, path):
+def load_or_ask(world, model, queries, n, path):
     """n questions about a model's samples, (query, four summaries) as texts."""
     if not path.exists():
         with rlhf.stage(world.cfg, "labels") as progress:
-            questions = generate_questions([model], world.queries["reward"], n,
-                                           world.sampling, world.tokenizer, progress)
+            questions = generate_questions([model], queries, n, world.sampling,
+                                           world.tokenizer, progress)
         rlhf.write_json(path, {"questions": questions})
     return rlhf.read_json(path)["questions"]
 
 
 def questions_of(world, name, models):
     """What the r of this policy learns from, and what it is measured on. That is the same
-    for all policies of a seed, and the fewer questions are the first of the many."""
+    for all policies of a seed, and the fewer questions are the first of the many. Online,
+    the second half is about the same articles as otherwise, but about pi's summaries."""
     arm, n = ARMS[name], world.cfg.n_labels
-    about_rho = load_or_ask(world, world.rho, n + n // 5,
+    about_rho = load_or_ask(world, world.rho, world.queries["reward"], n + n // 5,
                             Path(world.cfg.out, "questions.json"))
     learned = about_rho[:int(arm.share_of_labels * n)]
     if arm.online:
-        path = folder_of(world, name) / "questions.json"
-        about_pi = load_or_ask(world, models[arm.online], n - n // 2, path)
-        learned = about_rho[:n // 2] + about_pi
+        first, rest = learned[:n // 2], learned[n // 2:]
+        queries = by_length([query for query, _ in rest], world.tokenizer)
+        about_pi = load_or_ask(world, models[arm.online], queries, len(rest),
+                               folder_of(world, name) / "questions.json")
+        learned = first + about_pi
     return learned, about_rho[n:]
 
 
@@ -561,9 +592,14 @@ def load_or_train_reward(world, name, models):
         with rlhf.stage(world.cfg, "reward_model") as progress:
             r = rlhf.train_reward(world.cfg, world.rho, world.tokenizer, learned,
                                   world.queries["reward"], world.sampling, progress)
-        found = reward_model_results(world.cfg, r, world.tokenizer, held_out, p)
+        found = reward_model_results(r, world.tokenizer, held_out, p)
         rlhf.write_json(folder / "reward.json", found)
         rlhf.save(path, reward=r.state_dict())
+    return load_reward(world, name)
+
+
+def load_reward(world, name):
+    path = folder_of(world, name) / "reward.pt"
     return rlhf.load(RewardModel(world.rho), path, "reward")
 
 
@@ -581,6 +617,7 @@ def load_or_train_policy(world, name, models):
                                    learned_reward(r, world.sampling), None,
                                    world.queries["policy"], world.sampling, progress)
         rlhf.save(path, policy=pi.trunk.state_dict())
+        (folder / "checkpoint.pt").unlink(missing_ok=True)
     return load_policy(world, path)
 
 
@@ -597,6 +634,7 @@ def run(cfg):
     """One seed: rho, the baselines, every policy, and all that is counted, in
     results.json. What is there from an earlier run is not made again."""
     Path(cfg.out).mkdir(parents=True, exist_ok=True)
+    check_settings(cfg)
     world, losses = load_or_make_world(cfg)
     models = {"zero-shot": world.rho, "supervised": load_or_train_supervised(world)}
     for name in ARMS:
@@ -609,25 +647,33 @@ def run(cfg):
 def count(world, models):
     """The tables' numbers, the map's, and samples."""
     cfg, queries = world.cfg, world.queries["evaluation"]
-    seeded(cfg.seed, "evaluation")
     articles = articles_of(queries, world.tokenizer)
-    rng = random.Random(f"references, seed {cfg.seed}")
-    references = references_of(articles, rng)
-    summaries = {name: summaries_by(model, queries, world.sampling, world.tokenizer)
-                 for name, model in models.items()}
+    people = random.Random(f"references, seed {cfg.seed}")
+    references = references_of(articles, people)
+    summaries = {}
+    for name, model in models.items():
+        seeded(cfg.seed, f"summaries by {name}")
+        summaries[name] = summaries_by(model, queries, world.sampling, world.tokenizer)
     summaries["lead-3"] = [[lead_3(article)] * 2 for article in articles]
-    summaries["reference"] = references_of(articles, rng)
+    summaries["reference"] = references_of(articles, people)
     rows = {name: tables_of(articles, texts, references)
             for name, texts in summaries.items()}
     for name in ARMS:
         rows[name]["kl"] = last_kl(folder_of(world, name) / "metrics.jsonl")
-    voters = seeded(cfg.seed, "votes")
-    wins = {f"{one} over {other}": vote(articles, summaries[one], summaries[other],
-                                        AS_SET, voters) for one, other in PAIRS}
-    rewards = {name: rlhf.read_json(folder_of(world, name) / "reward.json")
-               for name, arm in ARMS.items() if not arm.r_of}
-    return {"rows": rows, "win_rates": wins, "reward_models": rewards,
-            "optima": optima(world), "samples": some_samples(articles, summaries)}
+    wins = {}
+    for one, other in PAIRS:
+        rng = seeded(cfg.seed, f"votes, {one} over {other}")
+        wins[f"{one} over {other}"] = vote(articles, summaries[one], summaries[other],
+                                           AS_SET, rng)
+    rewards = {}
+    for name, arm in ARMS.items():
+        if not arm.r_of:
+            r = load_reward(world, name)
+            rng = random.Random(f"probes, seed {cfg.seed}")
+            rewards[name] = {**rlhf.read_json(folder_of(world, name) / "reward.json"),
+                             **probes(r, world.tokenizer, rng)}
+    return {"rows": rows, "win_rates": wins, "reward_models": rewards, **optima(world),
+            "samples": some_samples(articles, summaries)}
 
 
 def last_kl(path):
@@ -651,14 +697,40 @@ PRICES = [AS_SET._replace(copying=kappa) for kappa in (0.3, 0.6, 0.9)]
 
 
 def optima(world):
-    """The strongest optimum that samples of rho can tell, for each kind of labelers."""
+    """The strongest optimum that samples of rho can tell: of the labelers' own score, for
+    each kind of labelers, and of what r learned from two kinds."""
     seeded(world.cfg.seed, "optimum")
     some = sample_queries(world.queries["evaluation"], world.cfg.optimum_queries)
-    claims = sample_claims(world.rho, some, world.sampling, world.tokenizer,
-                           world.cfg.optimum_samples)
-    return [{"check": habits.check, "suspicion": habits.suspicion,
-             "copying": habits.copying, **strongest_optimum(judge(claims, habits))}
-            for habits in GRID + PRICES]
+    learned = ["RL", "RL, careful labelers"]
+    rewards = [learned_reward(load_reward(world, name), world.sampling)
+               for name in learned]
+    claims, scores = sample_claims(world.rho, some, world.sampling, world.tokenizer,
+                                   world.cfg.optimum_samples, rewards)
+    of_labelers = [{"check": habits.check, "suspicion": habits.suspicion,
+                    "copying": habits.copying, **strongest_optimum(judge(claims, habits))}
+                   for habits in GRID + PRICES]
+    judged = judge(claims, AS_SET)
+    of_r = {name: strongest_optimum(judged._replace(scores=of_reward))
+            for name, of_reward in zip(learned, scores)}
+    return {"optima": of_labelers, "optima_of_r": of_r}
+
+
+def check_settings(cfg):
+    """Keep the settings in the folder, or refuse one that other settings made: what is
+    there would be taken as it is."""
+    given = {**dataclasses.asdict(cfg), "supervised": SUPERVISED,
+             "articles": QUICK_ARTICLES if cfg.quick else N_ARTICLES,
+             "habits": list(AS_SET), "labelers' temperature": TEMPERATURE,
+             "shares": [SHARE_OF_SUMMARIES, SHARE_OF_EXTRACTS, SHARE_OF_LISTS]}
+    del given["out"], given["device"]
+    path = Path(cfg.out, "settings.json")
+    if not path.exists():
+        rlhf.write_json(path, given)
+    kept = rlhf.read_json(path)
+    for name, value in given.items():
+        if kept.get(name) != value:
+            raise UserError(f"{cfg.out} was made with {name} = {kept.get(name)}, not "
+                            f"{value}; delete it, or move it away")
 
 
 def config_of(seed, quick):
@@ -669,12 +741,24 @@ def config_of(seed, quick):
                        out=f"{home}/seed{seed}")
 
 
-def main():
+def main(argv=None):
+    """Run a command; return 0, or 2 after one sentence on what the user can mend."""
+    try:
+        command(argv)
+        return 0
+    except KeyboardInterrupt:
+        print("\nsummarize.py: stopped; the same command goes on", file=sys.stderr)
+    except (UserError, FloatingPointError, OSError) as e:
+        print(f"summarize.py: {e}", file=sys.stderr)
+    return 2
+
+
+def command(argv):
     parser = argparse.ArgumentParser(prog="python -m extras.summarize")
     parser.add_argument("command", choices=["run", "all", "results"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="in miniature, no result")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     if options.command == "run":
         run(config_of(options.seed, options.quick))
         return
@@ -683,9 +767,16 @@ def main():
         folder = Path("out/summarize-quick")
     if options.command == "all":
         seeds = [run(config_of(seed, options.quick)) for seed in range(SEEDS)]
-        rlhf.write_json(folder / "summaries.json", five_digits({"seeds": seeds}))
-    tell(folder)
+        write_results(folder, seeds)
+    tell(folder, options.quick)
+
+
+def write_results(folder, seeds):
+    """summaries.json: floats to five digits, and null where there is nothing to count."""
+    text = json.dumps(five_digits({"settings": SETTINGS, "seeds": seeds}))
+    rlhf.write_json(folder / "summaries.json",
+                    json.loads(text, parse_constant=lambda nan: None))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

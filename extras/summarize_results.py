@@ -8,13 +8,15 @@ Not here: the experiment (summarize.py)
 """
 
 import json
+import math
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from extras.paper_results import table
 
-# The paper's numbers, TL;DR and CNN/Daily Mail; RL is 60k labels, online. Copied
+# The paper's numbers, TL;DR and CNN/Daily Mail; RL is 60k labels, online (in the table of
+# ROUGE: offline, where both are known). Copied
 # sentences: 100 less figure 6's novel ones. First three words, and those of articles with
 # a preamble: table 7. Accurate: table 8, of 30. ROUGE: table 4.
 PAPER_COPIED = {"zero-shot": (3.7, 8.3), "RL": (71.0, 97.5), "supervised": (3.1, 16.4),
@@ -29,13 +31,15 @@ PAPER_ROUGE = {"lead-3": ("17.4, 3.2, 14.6", "40.4, 17.7, 36.6"),
                "zero-shot": ("15.9, 2.3, 13.5", "28.4, 8.3, 25.2"),
                "supervised": ("17.5, 3.1, 15.0", "39.5, 17.0, 36.7"),
                "supervised + RL": ("18.4, 3.5, 15.5", "40.1, 17.6, 37.1"),
-               "RL": ("16.8, 2.9, 14.0", "37.4, 15.5, 33.3"),
-               "RL, 1/2 of the labels": ("16.4, 2.9, 13.7", "35.6, 13.7, 31.4"),
+               "RL": ("16.6, 2.7, 14.0", "33.9, 12.9, 30.0"),
+               "RL, online labels": ("16.8, 2.9, 14.0", "37.4, 15.5, 33.3"),
+               "RL, 1/2 of the labels": ("16.4, 2.9, 13.7", "35.6, 13.7, 31.7"),
                "RL, 1/4 of the labels": ("15.3, 2.2, 12.9", "38.5, 16.0, 34.5")}
 PAPER_WINS = {"RL over zero-shot": (96, 91), "RL over supervised": (97, 80),
               "RL over lead-3": (45, 40), "RL over supervised + RL": (80, 74),
               "RL over RL, 1/2 of the labels": (40, 62),
-              "RL over RL, 1/4 of the labels": (79, 47), "RL over reference": (96, 84),
+              "RL over RL, 1/4 of the labels": (79, 47),
+              "RL, online labels over RL": (64, 65), "RL over reference": (96, 84),
               "lead-3 over supervised": (97, 89), "lead-3 over reference": (97, 89),
               "lead-3 over supervised + RL": (75, 85)}
 
@@ -52,6 +56,15 @@ def percent(values):
 
 def of_row(seeds, name, key):
     return [seed["rows"][name][key] for seed in seeds]
+
+
+def null_to_nan(value):
+    """JSON's null, where there was nothing to count, as a number."""
+    if isinstance(value, dict):
+        return {key: null_to_nan(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [null_to_nan(v) for v in value]
+    return math.nan if value is None else value
 
 
 def names_of(seeds):
@@ -80,6 +93,7 @@ def page(seeds):
     rl, zero = "RL", "zero-shot"
     probes = [seed["reward_models"][rl] for seed in seeds]
     careful = [seed["reward_models"]["RL, careful labelers"] for seed in seeds]
+    optima_of_r = [seed["optima_of_r"] for seed in seeds]
     found = {
         "copied": percent(of_row(seeds, rl, "copied")),
         "copied_zero": percent(of_row(seeds, zero, "copied")),
@@ -89,11 +103,15 @@ def page(seeds):
         "faithful_zero": percent(of_row(seeds, zero, "faithful")),
         "form": percent(of_row(seeds, rl, "article_form")),
         "form_zero": percent(of_row(seeds, zero, "article_form")),
-        "over_reference": percent([r["copy over reference"] for r in probes]),
+        "form_wins": percent([r["copy over other words"] for r in probes]),
+        "careful_form_wins": percent([r["copy over other words"] for r in careful]),
+        "false_copy_loses": percent([r["true other words over false copy"]
+                                     for r in probes]),
         "wrong_copy": percent([r["true copy over wrong verb"] for r in probes]),
-        "wrong_reference": percent([r["true reference over wrong verb"] for r in probes]),
-        "careful_over_reference": percent([r["copy over reference"] for r in careful]),
-        "careful": percent(of_row(seeds, "RL, careful labelers", "copied"))}
+        "wrong_words": percent([r["true other words over wrong verb"] for r in probes]),
+        "careful": percent(of_row(seeds, "RL, careful labelers", "copied")),
+        "optimum_careful_r": percent([of_r["RL, careful labelers"]["copied"]
+                                      for of_r in optima_of_r])}
     return "\n\n".join([
         INTRODUCTION, "![who copies](summaries.png)", copying_table(seeds),
         FORM.format(**found), reward_table(seeds),
@@ -109,20 +127,25 @@ def tested(seed):
     of, wins = seed["rows"], seed["win_rates"]
     rho, rl = of["zero-shot"], of["RL"]
     as_set, careful = optimum_at(seed, 0.4, 0.6), optimum_at(seed, 1.0, 0.0)
-    r = seed["reward_models"]["RL"]
+    r, of_r = seed["reward_models"]["RL"], seed["optima_of_r"]
     return {
         "rho: sentences in the article's form that are copies": ("85 or more",
                                                                  rho["faithful"]),
         "rho: claims in other words that are true": ("60 or less",
                                                      rho["paraphrases_true"]),
         "rho: sentences copied": ("4 to 15", rho["copied"]),
-        "the bound: how often its accurate sentences are copies": ("-", careful["bound"]),
+        "the bound: sentences copied in rho's accurate summaries": ("-",
+                                                                    careful["bound"]),
         "optimum: copied, labelers as set": ("50 or more", as_set["copied"]),
         "optimum: copied, careful labelers": ("near the bound", careful["copied"]),
-        "r: copy over reference": ("80 or more", r["copy over reference"]),
+        "optimum of r: copied, labelers as set": ("-", of_r["RL"]["copied"]),
+        "optimum of r: copied, careful labelers": (
+            "-", of_r["RL, careful labelers"]["copied"]),
+        "r: copy over the same in other words": ("80 or more",
+                                                 r["copy over other words"]),
         "RL: copied, labelers as set": ("70 or more", rl["copied"]),
         "RL: copied, careful labelers": ("-", of["RL, careful labelers"]["copied"]),
-        "RL: accurate summaries": ("more than the next two", rl["accurate"]),
+        "RL: accurate summaries": ("more than these two:", rl["accurate"]),
         "zero-shot: accurate summaries": ("-", rho["accurate"]),
         "supervised: accurate summaries": ("-", of["supervised"]["accurate"]),
         "RL over zero-shot": ("80 or more", wins["RL over zero-shot"]["mean"]),
@@ -143,8 +166,9 @@ def seed_table(seeds):
 # --- tables -----------------------------------------------------------------------------
 
 def copying_table(seeds):
-    header = ["%", "KL, nats", "sentences copied: paper", "here", "first three words: paper", "here",
-              "with a preamble: paper", "here", "accurate summaries: paper", "here"]
+    header = ["%", "KL, nats", "sentences copied: paper", "here",
+              "first three words: paper", "here", "with a preamble: paper", "here",
+              "accurate summaries: paper", "here"]
     rows = []
     for name in names_of(seeds):
         kl = "-"
@@ -173,7 +197,7 @@ def rouge_table(seeds):
 
 
 def win_table(seeds):
-    header = ["% of votes for the first", "paper: TL;DR; CNN/DM", "here"]
+    header = ["% of articles won by the first", "paper: TL;DR; CNN/DM", "here"]
     rows = []
     for pair in seeds[0]["win_rates"]:
         ours = [seed["win_rates"][pair]["mean"] for seed in seeds]
@@ -182,29 +206,36 @@ def win_table(seeds):
 
 
 def reward_table(seeds):
-    header = ["%", "two labelers agree", "accuracy of r", "the best possible",
-              "copy over reference", "true copy over wrong verb",
-              "true reference over wrong verb"]
-    keys = ["agreement", "accuracy", "best_accuracy", *header[4:]]
+    header = ["r of", "two labelers agree, %", "accuracy of r, %", "the best possible",
+              "loss of r, nats", "the best possible", "copy over other words, %",
+              "true copy over wrong verb", "true other words over wrong verb",
+              "true other words over false copy"]
     rows = []
     for name in seeds[0]["reward_models"]:
         of_arm = [seed["reward_models"][name] for seed in seeds]
-        rows.append([name, *[percent([r[key] for r in of_arm]) for key in keys]])
+        losses = [f"{np.mean([r[key] for r in of_arm]):.2f}"
+                  for key in ("loss", "best_loss")]
+        cells = [percent([r[key] for r in of_arm])
+                 for key in ("agreement", "accuracy", "best_accuracy",
+                             "copy over other words", *header[7:])]
+        rows.append([name, *cells[:3], *losses, *cells[3:]])
     return table(header, rows)
 
 
 def map_table(seeds):
-    header = ["q, checked", "s, suspicion", "kappa", "copied", "accurate",
-              "false and not noticed", "bound"]
+    header = ["q, checked", "s, suspicion", "kappa", "KL, nats", "effective samples",
+              "copied, each seed, %", "accurate, %", "false and not noticed, %"]
     rows = []
     for one in seeds[0]["optima"]:
         key = one["check"], one["suspicion"], one["copying"]
         found = [optimum_at(seed, *key) for seed in seeds]
         missed = [(1 - one["check"]) * optimum["false"] for optimum in found]
-        rows.append([*[f"{number:g}" for number in key],
-                     percent([optimum["copied"] for optimum in found]),
+        kl = np.mean([optimum["kl"] for optimum in found])
+        effective = np.mean([optimum["effective_samples"] for optimum in found])
+        rows.append([*[f"{number:g}" for number in key], f"{kl:.1f}", f"{effective:.0f}",
+                     ", ".join(f"{100 * optimum['copied']:.0f}" for optimum in found),
                      percent([optimum["accurate"] for optimum in found]),
-                     percent(missed), percent([optimum["bound"] for optimum in found])])
+                     percent(missed)])
     return table(header, rows)
 
 
@@ -217,12 +248,16 @@ def samples_text(seeds):
     return "\n".join(lines).strip()
 
 
-def tell(folder):
+def tell(folder, quick=False):
     """Read summaries.json, and write the text and the pictures."""
     seeds = json.loads((folder / "summaries.json").read_text("utf-8"))["seeds"]
+    seeds = null_to_nan(seeds)
     draw_copying(folder / "summaries.png", seeds)
     draw_map(folder / "summaries_map.png", seeds)
-    (folder / "summaries.md").write_text(page(seeds), "utf-8")
+    text = page(seeds)
+    if quick:
+        text = f"**A miniature, which shows nothing but that it runs.**\n\n{text}"
+    (folder / "summaries.md").write_text(text, "utf-8")
 
 
 # --- pictures ---------------------------------------------------------------------------
@@ -309,73 +344,98 @@ of every summary can be checked. A language of some 75 words is no English. What
 compared with the paper is the order of things, not their size.
 
 **By the rule that was set before the runs, this is not reproduced**: a test of rho failed
-in four worlds, and the attempt should have ended there. The numbers are of a fifth
+in the first world and after each of four changes of it, and there the attempt should have
+ended. The numbers are of a fifth change
 ([how the world came about](#how-the-world-came-about)), and in two of three seeds rho
-misses one of the test's conditions here too.
+misses one of the test's conditions here too. Of what had been asked of the policies, RL
+against lead-3 is missed: it loses.
 
-"±" is the standard deviation over three seeds, of all: rho, labels, r and pi.
+"±" is the standard deviation over three seeds, of all: rho, labels, r and pi. The paper's
+two numbers are of TL;DR and CNN/DM, and its RL has online labels.
+
+- *zero-shot* is rho. *Supervised* is rho trained on 2,000 more articles with summaries as
+  people write them, *references*, which here are true and in other words.
+- *RL* starts from rho, and *supervised + RL* from supervised, with the r of RL. r learns
+  from 5,000 labels, each the best of four samples of rho.
+- *lead-3* is the article's first three sentences: copied, and accurate.
+- *First three words*: summaries that begin as the article does. *With a preamble*: the
+  same, of articles that begin with one ("hi all."), which says nothing.
 
 ## Who copies, and who is right"""
 
 FORM = """\
 RL copies {copied} % of its sentences, zero-shot {copied_zero} %; of its summaries
 {accurate} % are accurate, of zero-shot's {accurate_zero} %. As in the paper, it copies,
-and is right more often than the model it came from.
+and is right more often than the model it came from. It skips preambles; but so does
+zero-shot, here as in the paper, so that does not show that it is smart.
 
-But it is not smart. r prefers three copied sentences to a reference in {over_reference} %
-of 500 cases; three true copied sentences to the same with one wrong verb in {wrong_copy}
-%, and a true reference to the same with a wrong verb in {wrong_reference} %, where 50 is
-chance. It has learned the article's *form*, and not what is true. So RL brings the form,
-in {form} % of the sentences (zero-shot: {form_zero} %). Of RL's sentences of that form
-{faithful} % are copies word for word; of zero-shot's, {faithful_zero} %. That a sentence
-in this form is a copy is rho's doing, and RL did not make it better."""
+It does not know what is true. Of the same three facts, r prefers the article's words to
+others in {form_wins} % of 500 cases. With one wrong verb it still prefers the article's
+words to what is true in others in all but {false_copy_loses} %. Between a true copy and
+the same with a wrong verb it chooses right in {wrong_copy} %, between other words, true
+and with a wrong verb, in {wrong_words} %, where 50 is chance. So what r has learned is
+above all the article's *form*. RL brings it into {form} % of the sentences (zero-shot:
+{form_zero} %). Of RL's sentences in that form {faithful} % are copies word for word; of
+zero-shot's, {faithful_zero} %. That such a sentence is a copy is rho's doing, and RL did
+not make it better."""
 
 SHORTCUT = """\
+r is weak: its loss is not far from that of guessing (log 4 = 1.39). What it does not see,
+a larger r with more labels might.
+
 ## Is it because labelers do not check?
 
 The paper's guess is that copying is what a hurried labeler can verify. There is an
-argument for it. Under a reward for accuracy alone, the optimal policy is rho, given that
-it is accurate; so it copies no more often than rho's accurate samples do. If all that the
-paper's zero-shot model copies is accurate, that is at most 41 % (8.3 of 20) on CNN/DM and
-18 % (3.7 of 20) on TL;DR: far below 98 and 71. So accuracy alone does not explain it.
+argument for it. If the reward were 1 for an accurate summary and else 0, the optimum at a
+low beta would draw from rho's accurate samples only, and copy as often as these do: *the
+bound*. For the paper's zero-shot model that is about 18 % on TL;DR (3.7 of 20) and 41 %
+on CNN/DM (8.3 of 20), if articles are alike; observed are 71 and 98. But 20 % is 6 of 30
+summaries, which may be 8 to 39 %, so on CNN/DM it says nothing.
 
 Our labelers take a sentence that stands in the article as true. Another they check with
 probability q = 0.4; one that they did not check they like a little less, by s = 0.6 of
-what the first fact is worth; a false one that they did check costs 1.5. *Careful*
-labelers check everything (q = 1, s = 0). q and s are ours; the paper has no such numbers.
-The optimum is that of the labelers' own mean score, by weights on 512 samples of rho for
-each of 64 articles, at the lowest beta at which 20 effective samples are left. *Asked
-for*: what had been written down before the runs."""
+what the first fact is worth; a false one that they did check costs 1.5. A true sentence
+has its worth whether they checked it or not, and a false one has none: they are not
+deceived, they only do not punish. *Careful* labelers check everything (q = 1, s = 0). q
+and s are ours; the paper has no such numbers. The optimum is that of the labelers' own
+mean score, by weights on 512 samples of rho for each of 64 articles, at the lowest beta,
+0.02 at least, at which on average 20 effective samples are left; the optimum of r is the
+same for what r learned. *Asked for*: what had been written down before the runs."""
 
 CARELESS_R = """\
-The optimum does as the argument says. The policy does not: with careful labelers it
-copies {careful} %. For r, learned from them, prefers copies too, in
-{careful_over_reference} % of the cases. Copies are true more often, and r cannot see
-which of the others are true. So here **the labelers' shortcut is not shown to be the
-cause**: a reward model that cannot check is a hurried labeler itself, whoever labeled."""
+With labelers as set the optimum copies most of its sentences, with careful ones less: as
+argued, though it comes near the bound only roughly, for careful labelers value also
+*which* facts are told. But the policies copy alike: with careful labelers {careful} %. It
+is r: the optimum of what r learned from careful labelers copies {optimum_careful_r} %,
+of the same samples. Between the same facts in the article's words and in others, which
+careful labelers do not distinguish, it takes the article's in {careful_form_wins} %.
+Copies are true more often, and it does not see which of the others are true. So here
+**the labelers' shortcut is not shown to be the cause**: a reward model that cannot check
+is a hurried labeler itself, whoever labeled."""
 
 MAP = """\
-*False and not noticed*: the share of the optimum's sentences that are false and that the
-labelers did not check. It is small even where one in ten is checked, for the optimum has
-512 samples to choose from. That people approve of more that is false after RLHF (Wen et
-al. 2024) is not to be seen here. kappa is a price on every copied sentence. It turns
-copying back, and costs accuracy where rho is worse in its own words. The means hide how
-much the seeds differ in the bound: see the table above."""
+On the map it is not q that makes the optimum copy, but s (1 - q): what labelers take off
+for a sentence that they did not check. That is a bonus on copies, and we put it in.
+Without it (s = 0, or q = 1, where the three rows are one) the optimum copies as the
+accurate samples do, more or less. *False and not noticed*: the optimum's sentences that
+are false and were not checked. kappa is a price on every copied sentence. It turns
+copying back, and costs accuracy where rho is worse in its own words."""
 
 VOTES = """\
 ## Win rates, table 5
 
 Labelers as set, three for each of 1,024 articles, two summaries of each side; the
-majority counts. The paper's RL has online labels; ours has them in one row. There, half
-of the labels are about samples of a policy that learned from the first half. More labels
-bring little here: that copies are liked can be learned from 1,250."""
+majority counts. In the row of online labels, half of them are about samples of a policy
+that learned from the first half. More labels bring little here, and online ones nothing:
+that the article's form is liked can be learned from 1,250."""
 
 ROUGE = """\
 ## ROUGE, table 4
 
 Two summaries of each article, against a reference each. *reference* is another reference
 of the same article. Here the order is not the paper's: zero-shot and supervised have more
-than RL and lead-3, because they put the other person first, as references do."""
+than RL and lead-3. They share the references' words ("whom", "by", the other verbs) and
+their order."""
 
 SAMPLES = """\
 ## Six articles, seed 0"""
@@ -386,15 +446,16 @@ WORLD = """\
 What rho can do decides everything: if it cannot copy a sentence without a slip, no policy
 near it can. So before any policy there stood a test of rho. Of its sentences in the
 article's form at least 85 % should be copies, of its claims in other words at most 60 %
-true, and 4 to 15 % of its sentences copies, in three seeds. And there stood a rule: if it
-still fails after four changes of the world, the attempt ends. Each row is one run of a
+true (the paper's zero-shot errs too, and else nothing would be won by copying), and 4 to
+15 % of its sentences copies, in three seeds. And there stood a rule: if it still fails
+after four changes of the world, the attempt ends. Each row is one run, one seed, of a
 model of width 128, with two layers where nothing else is said.
 
-| world | steps | a verb behind its subject is copied | in the article's form: copies |
+| world | steps | quoted verbs that are right | in the article's form: copies |
 |---|---|---|---|
-| "Nora mended rings.", 32 words of each kind; three sentences in a row are quoted | 1,500 | - | 5 % |
+| "Nora mended rings.", 32 words of a kind; quotes in a row | 1,500 | - | 5 % |
 | 1: short articles, quoted more often | 1,400 | - | 10 % |
-| 2: eight words of each kind | 900 | 19 % (chance 17) | - |
+| 2: eight words of each kind | 900 | 19 % (one of six in the article: 17) | - |
 | 3: sentences from anywhere are quoted | 1,000 | 20 % | - |
 | 4: "Nora called Otto.", a person in the place of the thing | 5,000 | 15 % | 18 % |
 | the same, three layers | 3,000 | 21 % | 14 % |
@@ -410,24 +471,25 @@ other should mend it. It did: with documents that list an article's words in any
 and quote pieces of the list, the verb behind its subject went from 18 to 100 % within
 500 steps.
 
-All that stands above was made in this fifth world. The labelers are as they were set
+All that stands above was made after this fifth change. The labelers are as they were set
 before any of it, but for the temperature of their choice, which is set so that two of
 them agree on 46 % of the questions about seed 0's rho (the paper's, on TL;DR). How many
 documents are lists, summaries and extracts was chosen among four combinations, by what
 rho does on seeds 0 and 1, before any policy was trained. The last combination passes the
 whole test on seed 0, and misses one condition each on seeds 1 and 2: the table by seeds
-says which. When a small model comes to understand other words differs much from seed to
-seed."""
+says which. The step at which a model begins to understand other words differs much
+between seeds."""
 
 LIMITS = """\
 ## Limits
 
-- One world, three seeds, simulated labelers with two numbers of our own (q and s).
+- One world, three seeds, simulated labelers with two numbers of our own (q and s), one
+  size of r, one epoch, one rate.
 - The seeds differ in how well rho tells things in other words, and with it in the bound,
   in the supervised baseline, and in what supervised + RL does.
 - 8,192 episodes. Labels are 5,000, 2,500 and 1,250, in the ratio of the paper's 60k, 30k
   and 15k. Where nothing else is said, beta is fixed at 0.1, as the paper's on CNN/DM.
-- Online labels come in two rounds, not continually.
+- Online labels come in two rounds, not continually; beta is not tuned.
 - A summary is three sentences, and a sentence one fact: none are fused.
 - Accuracy is counted by a program that reads all sentences; the paper's authors read 30
   summaries of each model."""

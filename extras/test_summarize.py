@@ -4,6 +4,8 @@ Tests of extras/summarize.py and articles.py: worked examples to redo on paper.
 Run: python -m pytest extras/test_summarize.py
 """
 
+import copy
+import dataclasses
 import json
 import math
 import random
@@ -21,6 +23,7 @@ from extras.articles import Article, Claim, Fact, Habits
 from extras.summarize_results import percent, tell
 from gpt import GPT
 from reward import RewardModel, generate_questions
+from text import UserError
 
 FACTS = [Fact("Nora", "called", "Otto"), Fact("Ada", "looked after", "Max"),
          Fact("Ben", "paid", "Zoe"), Fact("Rita", "tricked", "Hugo"),
@@ -125,7 +128,7 @@ def test_a_document_ends_in_a_summary_or_quotes_itself():
             ends["lists"] += 1
     n = ends["extract"] + ends["reference"]
     assert abs(n / 4000 - world.SHARE_OF_SUMMARIES) < 0.015      # 4 errors
-    assert abs(ends["extract"] / n - world.SHARE_OF_EXTRACTS) < 0.12
+    assert abs(ends["extract"] / n - world.SHARE_OF_EXTRACTS) < 0.09     # 4 errors
     assert abs(ends["lists"] / (4000 - n) - world.SHARE_OF_LISTS) < 0.035
 
 
@@ -263,6 +266,12 @@ def test_the_optimum_by_hand(no_tastes):
     assert found["bound"] == pytest.approx(1 / 2)
     assert found["copied"] == pytest.approx(1 / 3)
     assert found["accurate"] == pytest.approx(2 / 3)
+    # A mean over articles, however often rho is accurate there; of one where it never is,
+    # nothing is known.
+    always = [read(COPY)] * 3
+    never = [read("Ada paid Max.")] * 3
+    judged = summarize.judge([samples, always, never], Habits())
+    assert summarize.optimum(judged, 1e9)["bound"] == pytest.approx((1 / 2 + 1) / 2)
 
 
 def test_the_strongest_optimum_has_the_samples_asked_for(no_tastes):
@@ -335,7 +344,8 @@ def test_a_query_is_an_article_and_tldr():
     articles = [world.make_article(rng) for _ in range(20)]
     texts = [f"{world.text_of(made.sentences)} {world.TLDR}" for made in articles]
     tokenizer = summarize.word_tokenizer(texts)
-    queries = summarize.article_queries(articles, tokenizer)
+    queries = summarize.by_length([summarize.query_of(made) for made in articles],
+                                  tokenizer)
     decoded = [tokenizer.decode(row) for group in queries.values() for row in group]
     assert sorted(decoded) == sorted(texts)
     assert list(queries) == sorted(queries)
@@ -358,7 +368,12 @@ def test_a_sampled_summary_is_read_beside_its_own_article(small_world, monkeypat
         return response, length, finished
     monkeypatch.setattr(summarize, "generate_finished", lead_3)
     sampling = summarize.sampling_of(cfg, tokenizer)
-    claims = summarize.sample_claims(rho, queries["policy"], sampling, tokenizer, n=2)
+    rewards = [lambda query, response: query[:, 0] - response[:, 1] + 0.5]
+    claims, scores = summarize.sample_claims(rho, queries["policy"], sampling, tokenizer,
+                                             2, rewards)
+    expected = [row[0] - row[1] + 0.5 for row in
+                torch.cat([group[:, :2] for group in queries["policy"].values()])]
+    assert torch.equal(scores[0], torch.stack(expected)[:, None].repeat(1, 2))
     assert len(claims) == 20 and all(len(of_one) == 2 for of_one in claims)
     assert all(len(summary) == 3 for of_one in claims for summary in of_one)
     found = summarize.copying([summary for of_one in claims for summary in of_one])
@@ -373,29 +388,40 @@ def test_labelers_see_the_article(small_world):
     questions = generate_questions([rho], queries["reward"], 24, sampling, tokenizer,
                                    as_it_is)
     rng = np.random.default_rng(0)
-    comparisons, p = summarize.label(questions, Habits(), rng)
-    assert len(comparisons) == 24 and p.shape == (24, 10, 4)
+    comparisons, of_rho = summarize.label(questions, Habits(), rng)
+    assert len(comparisons) == 24 and of_rho.shape == (24, 10, 4)
     assert all(c.query.endswith(world.TLDR) for c in comparisons)
+    own, another = ARTICLE, "Otto met Nora. Max paid Ada. Zoe called Ben."
+    summaries = [COPY, PARAPHRASE, "Otto met Nora. Max paid Ada.", "Zoe called Ben."]
+    p = [summarize.label([(f"{text} {world.TLDR}", summaries)], Habits(), rng)[1].mean(axis=1)
+         for text in (own, another)]
+    assert p[0].argmax() == 0 and p[1].argmax() == 2     # they see the article
     assert all(len(world.sentences_of(text)) <= 3
                for c in comparisons for text in c.samples)
     r = RewardModel(rho)
-    found = summarize.reward_model_results(cfg, r, tokenizer, comparisons, p)
+    found = summarize.reward_model_results(r, tokenizer, comparisons, of_rho)
     assert found["accuracy"] <= found["best_accuracy"] + 1e-6
     assert found["loss"] >= found["best_loss"]
 
 
 def test_one_verb_is_wrong_and_the_form_is_kept():
     rng = random.Random(0)
-    for form, text in (("copy", COPY), ("reference", PARAPHRASE)):
+    mixed = "Otto called by Nora. Max nursed by Ada. Zoe, tipped by Ben."
+    for text in (COPY, PARAPHRASE, mixed):
         for _ in range(20):
             right = world.sentences_of(text)
-            wrong = world.with_wrong_verb(right, form, rng)
+            wrong = world.with_wrong_verb(right, rng)
             changed = [i for i in range(3) if wrong[i] != right[i]]
             claims = read(world.text_of(wrong))
             false = [i for i in range(3) if claims[i].place is None]
             assert len(changed) == 1 and changed == false
-            assert claims[changed[0]].fact.verb != FACTS[changed[0]].verb
-            assert claims[changed[0]].article_form == (form == "copy")
+            i = changed[0]
+            assert claims[i].fact.verb not in ("called", "looked after", "paid")
+            assert claims[i].article_form == (text == COPY)
+            # An article's word for an article's word, another for another.
+            in_articles = [any(f" {verb} " in f" {sentence} " for verb in world.VERBS)
+                           for sentence in (right[i], wrong[i])]
+            assert in_articles[0] == in_articles[1]
 
 
 class Known(RewardModel):
@@ -417,7 +443,50 @@ def test_probes_by_a_reward_that_is_known(small_world, sign):
     r = Known(rho)
     r.tokenizer, r.sign = tokenizer, sign
     found = summarize.probes(r, tokenizer, random.Random(0), n=10)
-    assert set(found.values()) == {1.0 if sign == 1 else 0.0} and len(found) == 3
+    assert set(found.values()) == {1.0 if sign == 1 else 0.0} and len(found) == 4
+
+
+def test_a_reward_that_sees_form_alone(small_world):
+    """It always takes the article's words, also against the truth, and is no judge of
+    verbs: scores are equal, and none is preferred."""
+    class Form(Known):
+        def forward(self, tokens, lengths):
+            claims = [world.read_summary(*self.tokenizer.decode(ids[:n]).split(world.TLDR))
+                      for ids, n in zip(tokens.tolist(), lengths.tolist())]
+            return torch.tensor([sum(claim.article_form for claim in of_one) + 0.0
+                                 for of_one in claims])
+    _, rho, tokenizer, _, _ = small_world
+    r = Form(rho)
+    r.tokenizer = tokenizer
+    assert summarize.probes(r, tokenizer, random.Random(0), n=10) == {
+        "copy over other words": 1, "true copy over wrong verb": 0,
+        "true other words over wrong verb": 0, "true other words over false copy": 0}
+
+
+def test_what_each_r_learns_from(small_world, monkeypatch):
+    """Shares of one set of questions; online, the rest about pi, of the same articles;
+    and always the same held-out questions, which no r has seen."""
+    cfg, rho, tokenizer, queries, _ = small_world
+    of_world = summarize.World(cfg, rho, tokenizer, queries, None)
+    about_rho = [[f"{summarize.query_of(world.make_article(random.Random(i)))}", ["rho"]]
+                 for i in range(24)]                     # cfg.n_labels is 20
+
+    def load_or_ask(of, model, some_queries, n, path):
+        if model is rho:
+            return about_rho[:n]
+        texts = [tokenizer.decode(row) for rows in some_queries.values() for row in rows]
+        return [[text, ["pi"]] for text in texts[:n]]
+    monkeypatch.setattr(summarize, "load_or_ask", load_or_ask)
+    monkeypatch.setattr(summarize, "folder_of", lambda of, name: Path(name))
+    for name, n in (("RL", 20), ("RL, 1/2 of the labels", 10), ("RL, 1/4 of the labels", 5),
+                    ("RL, careful labelers", 20)):
+        learned, held_out = summarize.questions_of(of_world, name, {})
+        assert learned == about_rho[:n] and held_out == about_rho[20:]
+    models = {"RL, 1/2 of the labels": "pi"}
+    learned, held_out = summarize.questions_of(of_world, "RL, online labels", models)
+    assert learned[:10] == about_rho[:10] and held_out == about_rho[20:]
+    assert [samples for _, samples in learned[10:]] == [["pi"]] * 10
+    assert ({query for query, _ in learned[10:]} == {query for query, _ in about_rho[10:20]})
 
 
 # --- the supervised baseline, and what everybody says -----------------------------------
@@ -538,12 +607,34 @@ def test_what_is_there_is_not_run_again(tiny_run, monkeypatch):
     assert set(models) == {"zero-shot", "supervised", *summarize.ARMS}
 
 
+def test_a_folder_of_other_settings_is_refused(tiny_run, tmp_path, capsys, monkeypatch):
+    cfg, _ = tiny_run
+    with pytest.raises(UserError, match="with n_labels = 40, not 41"):
+        summarize.check_settings(dataclasses.replace(cfg, n_labels=41))
+    monkeypatch.setattr(summarize, "SUPERVISED", 65)
+    with pytest.raises(UserError, match="with supervised = 64, not 65"):
+        summarize.check_settings(cfg)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(summarize, "run", lambda cfg: summarize.check_settings(cfg))
+    folder = Path("out/summarize-quick/seed0")
+    folder.mkdir(parents=True)
+    (folder / "settings.json").write_text('{"seed": 7}')
+    assert summarize.main(["run", "--quick"]) == 2
+    assert capsys.readouterr().err.startswith("summarize.py: out/summarize-quick/seed0 was")
+
+
 def test_the_page_tells_every_number(tiny_run, tmp_path):
     _, results = tiny_run
-    rlhf.write_json(tmp_path / "summaries.json", {"seeds": [results, results]})
+    other = copy.deepcopy(results)
+    other["rows"]["supervised"]["accurate"] = results["rows"]["supervised"]["accurate"] + 0.2
+    summarize.write_results(tmp_path, [results, other])
+    assert "NaN" not in (tmp_path / "summaries.json").read_text("utf-8")
     tell(tmp_path)
     text = (tmp_path / "summaries.md").read_text("utf-8")
     assert "| lead-3 | - | - | 100 ± 0 |" in text
+    row = next(line for line in text.splitlines() if line.startswith("| supervised |"))
+    accurate = 100 * results["rows"]["supervised"]["accurate"] + 10
+    assert row.endswith(f"| 27; 63 | {accurate:.0f} ± 14 |")
     for pair in results["win_rates"]:
         assert f"| {pair} |" in text
     for sample in results["samples"]:
