@@ -153,7 +153,7 @@ def document_with_lists(rng):
 class Claim(NamedTuple):
     """What a reader finds in one sentence of a summary."""
     fact: Fact               # None where the sentence says nothing that can be understood
-    place: int               # of the fact in the article's facts; None where it is false
+    place: int               # of the fact in the article; None where it is not there
     article_form: bool       # told as articles tell it, in their words
     copied: bool             # it stands in the article word for word
     repeated: bool           # an earlier sentence of the summary says the same
@@ -243,7 +243,10 @@ def labeler_scores(claims, checked, habits):
     checked is 1 where labeler i checks a sentence, and 0 where not. It enters linearly,
     so with the probability q in place of 0 and 1 this is the expected score.
 
-    A sentence that stands in the article is true, and needs no check."""
+    A sentence that stands in the article is true, and needs no check. Any other true
+    sentence has its worth too, whether it was checked or not; a false one has none, and
+    costs something only where it was checked. Who says a thing again, true or false, pays
+    for that alone."""
     total = np.zeros(checked.shape[:-1])
     for j, claim in enumerate(claims):
         check = checked[..., j]                                      # (..., 10)

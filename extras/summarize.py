@@ -56,9 +56,9 @@ from text import (SPLIT_PATTERN, Tokenizer, UserError, collate, decode_responses
 
 # here: all of them, of rlhf.Config. What is not named is as it is there.
 SETTINGS = dict(passages=60000, lm_steps=4000, lm_batch=32, lm_lr=3e-3, n_embd=128,
-                response_length=21, temperature=0.7,             # paper: 75 tokens; 0.7
-                optimum_queries=64,
-                n_labels=5000, reward_lr=5e-4, episodes=8192)
+                response_length=21,          # paper: 75 tokens
+                temperature=0.7,             # paper: 0.7 on TL;DR, 0.5 on CNN/DM
+                n_labels=5000, reward_lr=5e-4, episodes=8192, optimum_queries=64)
 QUICK = dict(quick=True, passages=2000, lm_steps=150, lm_lr=1e-2, n_embd=32, n_labels=200,
              episodes=512, optimum_queries=8, optimum_samples=64)
 SUPERVISED = 2000    # here: articles with references; paper: all of the training set
