@@ -336,8 +336,8 @@ INTRODUCTION = """\
     python -m extras.summarize all        three seeds; what is there is not run again
     python -m extras.summarize results    this page and the pictures, from the JSON
 
-A seed takes some 40 minutes on one core: rho 15, labels, r and RL 4, the other policies
-2 to 5 each, the counting 2.
+A seed takes some 45 minutes on one core: rho 15, labels, r and RL 4, the other policies
+2 to 5 each, the counting 5.
 
 In the paper's second half policies learn to summarize, and become "smart copiers": 98 %
 of their sentences on CNN/Daily Mail, and 71 % on TL;DR, stand in the article word for
