@@ -145,7 +145,7 @@ def tested(seed):
                                                  r["copy over other words"]),
         "RL: copied, labelers as set": ("70 or more", rl["copied"]),
         "RL: copied, careful labelers": ("-", of["RL, careful labelers"]["copied"]),
-        "RL: accurate summaries": ("more than these two:", rl["accurate"]),
+        "RL: accurate summaries": ("more than the next two", rl["accurate"]),
         "zero-shot: accurate summaries": ("-", rho["accurate"]),
         "supervised: accurate summaries": ("-", of["supervised"]["accurate"]),
         "RL over zero-shot": ("80 or more", wins["RL over zero-shot"]["mean"]),
@@ -349,11 +349,12 @@ compared with the paper is the order of things, not their size.
 **By the rule that was set before the runs, this is not reproduced**: a test of rho failed
 in the first world and after each of four changes of it, and there the attempt should have
 ended. The numbers are of a fifth change
-([how the world came about](#how-the-world-came-about)), and in two of three seeds rho
-misses one of the test's conditions here too. Of what had been asked of the policies, RL
-against lead-3 is missed: it loses.
+([how the world came about](#how-the-world-came-about)), and rho does not pass the test
+beyond doubt on any seed here either. Of what had been asked of the policies, RL against
+lead-3 is missed: it loses. All other conditions hold on all seeds.
 
-"±" is the standard deviation over three seeds, of all: rho, labels, r and pi. The paper's
+"±" is the standard deviation over three seeds, of all: rho, labels, r and pi. A share of
+1,024 articles has an error of up to 1.6 %, of rho's few copied sentences 2 %. The paper's
 two numbers are of TL;DR and CNN/DM, and its RL has online labels.
 
 - *zero-shot* is rho. *Supervised* is rho trained on 2,000 more articles with summaries as
@@ -406,9 +407,8 @@ mean score, by weights on 512 samples of rho for each of 64 articles, at the low
 same for what r learned. *Asked for*: what had been written down before the runs."""
 
 CARELESS_R = """\
-With labelers as set the optimum copies most of its sentences, with careful ones less: as
-argued, though it comes near the bound only roughly, for careful labelers value also
-*which* facts are told. But the policies copy alike: with careful labelers {careful} %. It
+With labelers as set the optimum copies most of its sentences; with careful ones fewer,
+about as many as the bound says (they value also *which* facts are told). But the policies copy alike: with careful labelers {careful} %. It
 is r: the optimum of what r learned from careful labelers copies {optimum_careful_r} %,
 of the same samples. Between the same facts in the article's words and in others, which
 careful labelers do not distinguish, it takes the article's in {careful_form_wins} %.
@@ -478,9 +478,9 @@ All that stands above was made after this fifth change. The labelers are as they
 before any of it, but for the temperature of their choice, which is set so that two of
 them agree on 46 % of the questions about seed 0's rho (the paper's, on TL;DR). How many
 documents are lists, summaries and extracts was chosen among four combinations, by what
-rho does on seeds 0 and 1, before any policy was trained. The last combination passes the
-whole test on seed 0, and misses one condition each on seeds 1 and 2: the table by seeds
-says which. The step at which a model begins to understand other words differs much
+rho does on seeds 0 and 1, before any policy was trained. With the last combination seed 0
+passed (86 % copies; in the table's new samples 83, with an error of 2), and seeds 1 and 2
+each miss one condition. The step at which a model begins to understand other words differs much
 between seeds."""
 
 LIMITS = """\
@@ -492,7 +492,8 @@ LIMITS = """\
   in the supervised baseline, and in what supervised + RL does.
 - 8,192 episodes. Labels are 5,000, 2,500 and 1,250, in the ratio of the paper's 60k, 30k
   and 15k. Where nothing else is said, beta is fixed at 0.1, as the paper's on CNN/DM.
-- Online labels come in two rounds, not continually; beta is not tuned.
+- Online labels come in two rounds, not continually. With a KL target beta rises by at
+  most 2 % an update: in 64 updates KL does not come down to its target of 3.
 - A summary is three sentences, and a sentence one fact: none are fused.
 - Accuracy is counted by a program that reads all sentences; the paper's authors read 30
   summaries of each model."""
