@@ -408,8 +408,8 @@ same for what r learned. *Asked for*: what had been written down before the runs
 
 CARELESS_R = """\
 With labelers as set the optimum copies most of its sentences; with careful ones fewer,
-about as many as the bound says (they value also *which* facts are told). But the policies copy alike: with careful labelers {careful} %. It
-is r: the optimum of what r learned from careful labelers copies {optimum_careful_r} %,
+about as many as the bound says (they value also *which* facts are told). But the
+policies copy alike: with careful labelers {careful} %. It is r: the optimum of what r learned from careful labelers copies {optimum_careful_r} %,
 of the same samples. Between the same facts in the article's words and in others, which
 careful labelers do not distinguish, it takes the article's in {careful_form_wins} %.
 Copies are true more often, and it does not see which of the others are true. So here

@@ -20,7 +20,8 @@ import rlhf
 from extras import articles as world
 from extras import summarize
 from extras.articles import Article, Claim, Fact, Habits
-from extras.summarize_results import percent, tell
+from extras.paper_results import RESULTS
+from extras.summarize_results import null_to_nan, page, percent, tell
 from gpt import GPT
 from reward import RewardModel, generate_questions
 from text import UserError
@@ -646,3 +647,10 @@ def test_the_page_tells_every_number(tiny_run, tmp_path):
 def test_percent_of_several_seeds():
     assert percent([0.5, 0.6, 0.7]) == "60 ± 10"
     assert percent([0.123]) == "12"
+
+
+def test_the_page_comes_from_its_numbers():
+    text = (RESULTS / "summaries.json").read_text("utf-8")
+    seeds = json.loads(text)["seeds"]
+    assert (RESULTS / "summaries.md").read_text("utf-8") == page(null_to_nan(seeds))
+    assert len(seeds) == summarize.SEEDS
