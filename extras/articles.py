@@ -245,8 +245,9 @@ def labeler_scores(claims, checked, habits):
 
     A sentence that stands in the article is true, and needs no check. Any other true
     sentence has its worth too, whether it was checked or not; a false one has none, and
-    costs something only where it was checked. Who says a thing again, true or false, pays
-    for that alone."""
+    is punished as false only where it was checked. What is said again, true or false,
+    costs the repetition in place of that. And whatever it says: a copied sentence costs
+    kappa, any other the suspicion, where it was not checked."""
     total = np.zeros(checked.shape[:-1])
     for j, claim in enumerate(claims):
         check = checked[..., j]                                      # (..., 10)

@@ -183,7 +183,7 @@ def held_out_losses(rho, windows, loss_mask, n_train):
     counts = torch.bincount(tokens, minlength=rho.shape["vocab_size"]) + 1.0
     unigram = (counts / counts.sum()).log()                          # (V,)
     windows, loss_mask = windows[n_train:], loss_mask[n_train:]
-    loss = language_model_loss(rho, windows, loss_mask)
+    loss = language_model_loss(rho, windows.to(rho.device), loss_mask.to(rho.device))
     later = windows[:, 1:][loss_mask[:, 1:]]
     return {"loss": loss.item(), "unigram_loss": -unigram[later].mean().item()}
 
@@ -394,7 +394,7 @@ def share_preferred(r, tokenizer, queries, pairs):
 
 # --- the supervised baseline, and what everybody says -----------------------------------
 
-def train_supervised(cfg, rho, tokenizer, progress, n=SUPERVISED):
+def train_supervised(cfg, rho, tokenizer, progress, n):
     """A copy of rho, trained for one epoch on n new articles with the summaries that
     people wrote (2.2). Only the summary's tokens are learned."""
     rng = random.Random(f"supervised, seed {cfg.seed}")
@@ -537,7 +537,8 @@ def load_or_train_supervised(world):
     if not path.exists():
         seeded(world.cfg.seed, "supervised")
         progress = rlhf.Progress("supervised")
-        model = train_supervised(world.cfg, world.rho, world.tokenizer, progress)
+        model = train_supervised(world.cfg, world.rho, world.tokenizer, progress,
+                                 SUPERVISED)
         rlhf.save(path, policy=model.state_dict())
     return load_policy(world, path)
 

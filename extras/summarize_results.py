@@ -58,6 +58,11 @@ def of_row(seeds, name, key):
     return [seed["rows"][name][key] for seed in seeds]
 
 
+def each(values):
+    """Shares -> "86, 56, 79": every seed's, in percent."""
+    return ", ".join(f"{100 * value:.0f}" for value in values)
+
+
 def null_to_nan(value):
     """JSON's null, where there was nothing to count, as a number."""
     if isinstance(value, dict):
@@ -110,15 +115,34 @@ def page(seeds):
         "wrong_copy": percent([r["true copy over wrong verb"] for r in probes]),
         "wrong_words": percent([r["true other words over wrong verb"] for r in probes]),
         "careful": percent(of_row(seeds, "RL, careful labelers", "copied")),
-        "optimum_careful_r": percent([of_r["RL, careful labelers"]["copied"]
-                                      for of_r in optima_of_r])}
+        "careful_each": each(of_row(seeds, "RL, careful labelers", "copied")),
+        "optimum_careful": each([optimum_at(seed, 1.0, 0.0)["copied"]
+                                 for seed in seeds]),
+        "bounds": each([optimum_at(seed, 1.0, 0.0)["bound"] for seed in seeds]),
+        "optimum_careful_r": each([of_r["RL, careful labelers"]["copied"]
+                                   for of_r in optima_of_r]),
+        "supervised_copied": each(of_row(seeds, "supervised + RL", "copied")),
+        "low_beta_accurate": each(of_row(seeds, "RL, beta 0.03", "accurate")),
+        "low_beta_kl": ", ".join(f"{kl:.0f}"
+                                 for kl in of_row(seeds, "RL, beta 0.03", "kl")),
+        "losses": "; ".join(losses_of(seed) for seed in seeds),
+        "online": each([seed["win_rates"]["RL, online labels over RL"]["mean"]
+                        for seed in seeds]),
+        "priced": each([optimum_at(seed, 0.4, 0.6, 0.9)["accurate"] for seed in seeds]),
+        "unpriced": each([optimum_at(seed, 0.4, 0.6)["accurate"] for seed in seeds])}
     return "\n\n".join([
         INTRODUCTION, "![who copies](summaries.png)", copying_table(seeds),
         FORM.format(**found), reward_table(seeds),
-        SHORTCUT, seed_table(seeds), CARELESS_R.format(**found),
-        "![the map](summaries_map.png)", map_table(seeds), MAP,
-        VOTES, win_table(seeds), ROUGE, rouge_table(seeds),
+        SHORTCUT.format(**found), seed_table(seeds), CARELESS_R.format(**found),
+        "![the map](summaries_map.png)", map_table(seeds), MAP.format(**found),
+        VOTES.format(**found), win_table(seeds), ROUGE, rouge_table(seeds),
         SAMPLES, "```\n" + samples_text(seeds) + "\n```", WORLD, LIMITS]) + "\n"
+
+
+def losses_of(seed):
+    """The least and the greatest loss of a seed's r's."""
+    losses = [r["loss"] for r in seed["reward_models"].values()]
+    return f"{min(losses):.2f} to {max(losses):.2f}"
 
 
 def tested(seed):
@@ -342,20 +366,21 @@ A seed takes some 45 minutes on one core: rho 15, labels, r and RL 4, the other 
 In the paper's second half policies learn to summarize, and become "smart copiers": 98 %
 of their sentences on CNN/Daily Mail, and 71 % on TL;DR, stand in the article word for
 word. Labelers like that better than the summaries that people wrote. Here it is done in
-a [small world of articles](../articles.py) whose facts are known, so that every sentence
-of every summary can be checked. A language of some 75 words is no English. What can be
-compared with the paper is the order of things, not their size.
+a [small world of articles](../articles.py) whose facts are known, so that every
+sentence of every summary can be checked. A language of some 75 words is no English.
+What can be compared with the paper is the order of things, not their size.
 
-**By the rule that was set before the runs, this is not reproduced**: a test of rho failed
-in the first world and after each of four changes of it, and there the attempt should have
-ended. The numbers are of a fifth change
-([how the world came about](#how-the-world-came-about)), and rho does not pass the test
-beyond doubt on any seed here either. Of what had been asked of the policies, RL against
-lead-3 is missed: it loses. All other conditions hold on all seeds.
+**By the rule that was set before the runs, this is not reproduced**: a test of rho
+failed in the first world and after each of four changes of it, and there the attempt
+should have ended. The numbers are of a fifth change ([how the world came
+about](#how-the-world-came-about)), and here too rho misses one condition of the test on
+each seed, on seed 0 by less than the error. RL was to be about even with lead-3, and
+loses. All other conditions that have a number hold on all seeds.
 
-"±" is the standard deviation over three seeds, of all: rho, labels, r and pi. A share of
-1,024 articles has an error of up to 1.6 %, of rho's few copied sentences 2 %. The paper's
-two numbers are of TL;DR and CNN/DM, and its RL has online labels.
+"±" is the standard deviation over three seeds, of all: rho, labels, r and pi. A share
+of 1,024 articles has an error of up to 1.6 %, of rho's few copied sentences 2 %. The
+paper's two numbers are of TL;DR and CNN/DM. Its RL has online labels, but in the row RL
+of the ROUGE table, and where online labels are compared with RL.
 
 - *zero-shot* is rho. *Supervised* is rho trained on 2,000 more articles with summaries as
   people write them, *references*, which here are true and in other words.
@@ -373,72 +398,86 @@ RL copies {copied} % of its sentences, zero-shot {copied_zero} %; of its summari
 and is right more often than the model it came from. It skips preambles; but so does
 zero-shot, here as in the paper, so that does not show that it is smart.
 
-It does not know what is true. Of the same three facts, r prefers the article's words to
-others in {form_wins} % of 500 cases. With one wrong verb it still prefers the article's
-words to what is true in others in all but {false_copy_loses} %. Between a true copy and
+Two rows are no means of like things. Supervised + RL copies {supervised_copied} % on
+the three seeds: where it goes over to the article's form, and where it does not. (In
+the paper it copies far less than RL.) With beta 0.03, the paper's on TL;DR, KL grows to
+{low_beta_kl} nats, and {low_beta_accurate} % of the summaries are accurate: pi finds
+what r does not see. The KL of a policy is to the model that it started from.
+
+r does not see whether a verb is true. Of the same three facts, it prefers the article's
+words to others in {form_wins} % of 500 cases. It takes what is true in other words
+rather than a copy with one wrong verb in {false_copy_loses} %. Between a true copy and
 the same with a wrong verb it chooses right in {wrong_copy} %, between other words, true
 and with a wrong verb, in {wrong_words} %, where 50 is chance. So what r has learned is
 above all the article's *form*. RL brings it into {form} % of the sentences (zero-shot:
 {form_zero} %). Of RL's sentences in that form {faithful} % are copies word for word; of
-zero-shot's, {faithful_zero} %. That such a sentence is a copy is rho's doing, and RL did
-not make it better."""
+zero-shot's, {faithful_zero} %. That such a sentence is a copy is rho's doing, and RL
+did not make it better."""
 
 SHORTCUT = """\
-r is weak: its loss is not far from that of guessing (log 4 = 1.39). What it does not see,
-a larger r with more labels might.
+r is weak. Guessing has a loss of 1.39 (log 4); on the three seeds r has {losses}, which
+on seed 1 is no better than guessing. So what is said here of what r cannot see holds
+for this r. A larger one with more labels might see more.
 
 ## Is it because labelers do not check?
 
 The paper's guess is that copying is what a hurried labeler can verify. There is an
-argument for it. If the reward were 1 for an accurate summary and else 0, the optimum at a
-low beta would draw from rho's accurate samples only, and copy as often as these do: *the
-bound*. For the paper's zero-shot model that is about 18 % on TL;DR (3.7 of 20) and 41 %
-on CNN/DM (8.3 of 20), if articles are alike; observed are 71 and 98. But 20 % is 6 of 30
-summaries, which may be 8 to 39 %, so on CNN/DM it says nothing.
+argument for it. If the reward were 1 for an accurate summary and else 0, the optimum at
+a low beta would draw from rho's accurate samples only, and copy as often as these do:
+*the bound*. For the paper's zero-shot model that is at most 19 % on TL;DR (3.7 of 20)
+and 42 % on CNN/DM (8.3 of 20), if articles are alike; observed are 71 and 98. But 20 %
+is 6 of 30 summaries, which may be 8 to 39 %, so on CNN/DM it says nothing.
 
 Our labelers take a sentence that stands in the article as true. Another they check with
-probability q = 0.4; one that they did not check they like a little less, by s = 0.6 of
-what the first fact is worth; a false one that they did check costs 1.5. A true sentence
-has its worth whether they checked it or not, and a false one has none: they are not
-deceived, they only do not punish. *Careful* labelers check everything (q = 1, s = 0). q
-and s are ours; the paper has no such numbers. The optimum is that of the labelers' own
-mean score, by weights on 512 samples of rho for each of 64 articles, at the lowest beta,
-0.02 at least, at which on average 20 effective samples are left; the optimum of r is the
-same for what r learned. *Asked for*: what had been written down before the runs."""
+probability q = 0.4. One that they did not check they like less, by s = 0.6 of what the
+first fact is worth: nearly all that the third is worth, and more than the fourth. A
+false one that they did check costs 1.5. A true sentence has its worth whether they
+checked it or not, and a false one has none: they are not deceived, they only do not
+punish. *Careful* labelers check everything (q = 1, s = 0). q and s are ours; the paper
+has no such numbers. The optimum is that of the labelers' own mean score, by weights on
+512 samples of rho for each of 64 articles, at the lowest beta, 0.02 at least, at which
+on average 20 effective samples are left; the optimum of r is the same for what r
+learned. *Asked for*: what had been written down before the runs."""
 
 CARELESS_R = """\
 With labelers as set the optimum copies most of its sentences; with careful ones fewer,
-about as many as the bound says (they value also *which* facts are told). But the
-policies copy alike: with careful labelers {careful} %. It is r: the optimum of what r learned from careful labelers copies {optimum_careful_r} %,
-of the same samples. Between the same facts in the article's words and in others, which
-careful labelers do not distinguish, it takes the article's in {careful_form_wins} %.
-Copies are true more often, and it does not see which of the others are true. So here
-**the labelers' shortcut is not shown to be the cause**: a reward model that cannot check
-is a hurried labeler itself, whoever labeled."""
+{optimum_careful} % where the bound has {bounds}. (Their score is not accuracy alone:
+they value also *which* facts are told, so the bound does not bind it.) But the policies
+copy alike: with careful labelers {careful_each} %. Most of it is r: the optimum of what
+r learned from careful labelers copies {optimum_careful_r} %, of the same samples. Not
+all: on seed 1 the policy copies far more than that. (The optima are at a KL of about 3,
+the policies at 5, so they cannot be compared to the point.) Between the same facts in
+the article's words and in others, which careful labelers do not distinguish, it takes
+the article's in {careful_form_wins} %. Copies are true more often, and it does not see
+which of the others are true. So here **the labelers' shortcut is not shown to be the
+cause**: a reward model that cannot check is a hurried labeler itself, whoever labeled."""
 
 MAP = """\
-On the map it is not q that makes the optimum copy, but s (1 - q): what labelers take off
-for a sentence that they did not check. That is a bonus on copies, and we put it in.
+On the map it is not q that makes the optimum copy, but s (1 - q): what labelers take
+off for a sentence that they did not check. That is a bonus on copies, and we put it in.
 Without it (s = 0, or q = 1, where the three rows are one) the optimum copies as the
 accurate samples do, more or less. *False and not noticed*: the optimum's sentences that
 are false and were not checked. kappa is a price on every copied sentence. It turns
-copying back, and costs accuracy where rho is worse in its own words."""
+copying back. At 0.9 the optimum is accurate in {priced} %, without it in {unpriced}:
+that costs most where rho is often wrong in other words."""
 
 VOTES = """\
 ## Win rates, table 5
 
 Labelers as set, three for each of 1,024 articles, two summaries of each side; the
 majority counts. In the row of online labels, half of them are about samples of a policy
-that learned from the first half. More labels bring little here, and online ones nothing:
-that the article's form is liked can be learned from 1,250."""
+that learned from the first half. More labels bring nothing that can be seen here;
+online ones a little ({online} %), less than in the paper. That the article's form is
+liked can be learned from 1,250 labels."""
 
 ROUGE = """\
 ## ROUGE, table 4
 
-Two summaries of each article, against a reference each. *reference* is another reference
-of the same article. Here the order is not the paper's: zero-shot and supervised have more
-than RL and lead-3. They share the references' words ("whom", "by", the other verbs) and
-their order."""
+Two summaries of each article, against a reference each. *reference* is another
+reference of the same article. The order is not the paper's: zero-shot has more than RL
+and lead-3, there less; supervised + RL has less than supervised, there more. That
+supervised has more than RL is the same. Zero-shot and supervised share the references'
+words ("whom", "by", the other verbs) and their order."""
 
 SAMPLES = """\
 ## Six articles, seed 0"""
@@ -446,13 +485,13 @@ SAMPLES = """\
 WORLD = """\
 ## How the world came about
 
-What rho can do decides everything: if it cannot copy a sentence without a slip, no policy
-near it can. So before any policy there stood a test of rho. Of its sentences in the
-article's form at least 85 % should be copies, of its claims in other words at most 60 %
-true (the paper's zero-shot errs too, and else nothing would be won by copying), and 4 to
-15 % of its sentences copies, in three seeds. And there stood a rule: if it still fails
-after four changes of the world, the attempt ends. Each row is one run, one seed, of a
-model of width 128, with two layers where nothing else is said.
+What rho can do decides everything: if it cannot copy a sentence without a slip, no
+policy near it can. So before any policy there stood a test of rho. Of its sentences in
+the article's form at least 85 % should be copies, of its claims in other words at most
+60 % true (the paper's zero-shot errs too, and else nothing would be won by copying),
+and 4 to 15 % of its sentences copies, in three seeds. And there stood a rule: if it
+still fails after four changes of the world, the attempt ends. Each row is one run, one
+seed, of a model of width 128, with two layers where nothing else is said.
 
 | world | steps | quoted verbs that are right | in the article's form: copies |
 |---|---|---|---|
@@ -464,24 +503,24 @@ model of width 128, with two layers where nothing else is said.
 | the same, three layers | 3,000 | 21 % | 14 % |
 | the same, only what follows the article is learned | 3,000 | 19 % | 12 % |
 
-There the attempt ended. Why did it fail? To copy, a word must find its earlier place, and
-say what came next. For that a head of the first layer must have noted beside each word
-which word stood before it, and nothing in such a language asks for that: after a name
-comes a verb, whoever it is. In world 4 what follows a name does depend on the word before
-it, for the second name follows a verb; and objects were soon copied in 99 % of the
-quotes, verbs never. If this is the reason, then text in which any word may follow any
-other should mend it. It did: with documents that list an article's words in any order,
-and quote pieces of the list, the verb behind its subject went from 18 to 100 % within
-500 steps.
+There the attempt ended. Why did it fail? To copy, a word must find its earlier place,
+and say what came next. For that a head of the first layer must have noted beside each
+word which word stood before it, and nothing in such a language asks for that: after a
+name comes a verb, whoever it is. In world 4 what follows a name does depend on the word
+before it, for the second name follows a verb; and objects were soon copied in 99 % of
+the quotes, verbs no better than by chance. If this is the reason, then text in which
+any word may follow any other should mend it. It did: with documents that list an
+article's words in any order, and quote pieces of the list, right verbs went from 18 to
+100 % within 500 steps (one run).
 
-All that stands above was made after this fifth change. The labelers are as they were set
-before any of it, but for the temperature of their choice, which is set so that two of
-them agree on 46 % of the questions about seed 0's rho (the paper's, on TL;DR). How many
-documents are lists, summaries and extracts was chosen among four combinations, by what
-rho does on seeds 0 and 1, before any policy was trained. With the last combination seed 0
-passed (86 % copies; in the table's new samples 83, with an error of 2), and seeds 1 and 2
-each miss one condition. The step at which a model begins to understand other words differs much
-between seeds."""
+All that stands above was made after this fifth change. The labelers are as they were
+set before any of it, but for the temperature of their choice, which is set so that two
+of them agree on 46 % of the questions about seed 0's rho (the paper's, on TL;DR). How
+many documents are lists, summaries and extracts was chosen among four combinations, by
+what rho does on seeds 0 and 1, before any policy was trained. With the last combination
+seed 0 passed (86 % copies; in the table's new samples 83, with an error of 2), and
+seeds 1 and 2 each miss one condition. The step at which a model begins to understand
+other words differs much between seeds."""
 
 LIMITS = """\
 ## Limits
