@@ -406,5 +406,5 @@ What has not changed: someone decides what is better, and a policy finds out wha
 2. Turn both signs, that of $r$ and that of the KL (`broken_runs.py` shows how to exchange a function). Predict the score, the true reward and the KL first.
 3. Halve $\beta$ again and again at `kl_target` 0, and read ten samples of each. Where would *you* stop? Where does the true reward say so?
 4. What did $\pi$ learn in your runs that nobody asked for? What would you have labelers look at?
-5. In `extras/results/summaries.md` policies learn to summarize (section 3.2), and copy. On its map: for which labelers does the optimal policy copy most, and is it $q$ or $s$ that does it? PPO was run for two kinds of them, and copies for both: why? Write down what you would tell the labelers, and where on the map that would put them. Which numbers on the page say whether it would help?
+5. In `extras/results/summaries.md` policies learn to summarize (section 3.2), and copy. On its map, is it $q$ or $s$ that makes the optimum copy? Why does PPO copy for both kinds of labelers? What would you tell the labelers, and which number says that it helps?
 """
