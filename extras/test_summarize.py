@@ -267,6 +267,9 @@ def test_the_optimum_by_hand(no_tastes):
     assert found["bound"] == pytest.approx(1 / 2)
     assert found["copied"] == pytest.approx(1 / 3)
     assert found["accurate"] == pytest.approx(2 / 3)
+    # Nor is what a summary copies beside something false.
+    half = [read("Nora called Otto. Ada paid Max."), read("Max nursed by Ada.")]
+    assert summarize.optimum(summarize.judge([half], Habits()), 1e9)["bound"] == 0
     # A mean over articles, however often rho is accurate there; of one where it never is,
     # nothing is known.
     always = [read(COPY)] * 3
