@@ -112,6 +112,7 @@ def rouge_l(summary, reference):
 # --- rho --------------------------------------------------------------------------------
 
 def query_of(article):
+    """The text that asks for an article's summary."""
     return f"{text_of(article.sentences)} {TLDR}"
 
 
@@ -533,6 +534,7 @@ def load_or_make_world(cfg):
 
 
 def load_or_train_supervised(world):
+    """The supervised baseline, a GPT, kept in supervised.pt."""
     path = Path(world.cfg.out, "supervised.pt")
     if not path.exists():
         seeded(world.cfg.seed, "supervised")
@@ -544,6 +546,7 @@ def load_or_train_supervised(world):
 
 
 def load_policy(world, path):
+    """A GPT of rho's shape, from what was saved as a policy."""
     return rlhf.load(copy.deepcopy(world.rho), path, "policy")
 
 
@@ -600,6 +603,7 @@ def load_or_train_reward(world, name, models):
 
 
 def load_reward(world, name):
+    """The RewardModel that was trained for the policy of this name."""
     path = folder_of(world, name) / "reward.pt"
     return rlhf.load(RewardModel(world.rho), path, "reward")
 
@@ -735,6 +739,7 @@ def check_settings(cfg):
 
 
 def config_of(seed, quick):
+    """The Config of one seed, and the folder it runs in."""
     settings, home = SETTINGS, "out/summarize"
     if quick:
         settings, home = {**SETTINGS, **QUICK}, "out/summarize-quick"
@@ -755,6 +760,7 @@ def main(argv=None):
 
 
 def command(argv):
+    """run: one seed. all: SEEDS of them, and then the page. results: the page alone."""
     parser = argparse.ArgumentParser(prog="python -m extras.summarize")
     parser.add_argument("command", choices=["run", "all", "results"])
     parser.add_argument("--seed", type=int, default=0)

@@ -95,6 +95,7 @@ def optimum_at(seed, check, suspicion, copying=0.0):
 # --- the page ---------------------------------------------------------------------------
 
 def page(seeds):
+    """The text of summaries.md. seeds: the results of `run`, one for each seed."""
     rl, zero = "RL", "zero-shot"
     probes = [seed["reward_models"][rl] for seed in seeds]
     careful = [seed["reward_models"]["RL, careful labelers"] for seed in seeds]
@@ -178,6 +179,7 @@ def tested(seed):
 
 
 def seed_table(seeds):
+    """All of `tested`, seed by seed, in percent."""
     header = ["%", "asked for", *[f"seed {seed['seed']}" for seed in seeds]]
     of_seeds = [tested(seed) for seed in seeds]
     rows = []
@@ -190,6 +192,7 @@ def seed_table(seeds):
 # --- tables -----------------------------------------------------------------------------
 
 def copying_table(seeds):
+    """Figure 6, and tables 7 and 8: who copies, and who is accurate, in percent."""
     header = ["%", "KL, nats", "sentences copied: paper", "here",
               "first three words: paper", "here", "with a preamble: paper", "here",
               "accurate summaries: paper", "here"]
@@ -210,6 +213,7 @@ def copying_table(seeds):
 
 
 def rouge_table(seeds):
+    """Table 4: F1 of ROUGE-1, -2 and -L, times 100, means over the seeds."""
     header = ["ROUGE-1, -2, -L", "TL;DR", "CNN/DM", "here"]
     rows = []
     for name in names_of(seeds):
@@ -221,6 +225,7 @@ def rouge_table(seeds):
 
 
 def win_table(seeds):
+    """Table 5: articles won, in percent."""
     header = ["% of articles won by the first", "paper: TL;DR; CNN/DM", "here"]
     rows = []
     for pair in seeds[0]["win_rates"]:
@@ -230,6 +235,7 @@ def win_table(seeds):
 
 
 def reward_table(seeds):
+    """Table 9's agreement; each r beside the best possible; and the probes."""
     header = ["r of", "two labelers agree, %", "accuracy of r, %", "the best possible",
               "loss of r, nats", "the best possible", "copy over other words, %",
               "true copy over wrong verb", "true other words over wrong verb",
@@ -247,6 +253,7 @@ def reward_table(seeds):
 
 
 def map_table(seeds):
+    """The optimum of the labelers' own score, for each kind of labelers."""
     header = ["q, checked", "s, suspicion", "kappa", "KL, nats", "effective samples",
               "copied, each seed, %", "accurate, %", "false and not noticed, %"]
     rows = []
@@ -264,6 +271,7 @@ def map_table(seeds):
 
 
 def samples_text(seeds):
+    """What everybody says of six articles, on the first seed."""
     lines = []
     for sample in seeds[0]["samples"]:
         for name in ("article", "reference", "lead-3", "zero-shot", "supervised", "RL"):
